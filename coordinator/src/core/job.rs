@@ -1,0 +1,262 @@
+//! One job: what it trains, how far it has come, which checkpoints it has, and why it stands where it stands.
+//! Knows no worker's stream: who computes is the membership's matter, so that a job outlives its generations.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proto::identity::{Incarnation, JobId};
+use proto::manifest::{Evaluation, Input};
+use proto::{Job, Timeline};
+use serde::{Deserialize, Serialize};
+
+use super::event::{Digest, Outcome, Ticket};
+
+/// What is trained: equal specs mean the same computation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobSpec {
+    pub job: Job,
+    /// The resolved job file, data path absolute.
+    pub toml: String,
+    pub dataset: DatasetFacts,
+}
+
+/// What the coordinator learned when it indexed the dataset.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DatasetFacts {
+    /// SHA-256, hex.
+    pub fingerprint: String,
+    pub train_len: u64,
+    pub test_len: u64,
+    pub classes: Vec<String>,
+    /// With the normalisation resolved to numbers.
+    pub input: Input,
+}
+
+/// A request to run a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submission {
+    pub spec: JobSpec,
+    /// Start when this many workers have joined.
+    pub workers: u32,
+    pub fresh: bool,
+    pub shortage: Shortage,
+}
+
+/// What to do when a worker that was counted on can't take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shortage {
+    /// Others may still join.
+    Wait,
+    /// Nobody else will come.
+    Fail,
+}
+
+/// One sealed checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointEntry {
+    pub step: u64,
+    /// Length of all files.
+    pub bytes: u64,
+    /// Digest of the state, hex.
+    pub digest: String,
+    /// SHA-256 of the model file, hex.
+    pub model_sha256: String,
+    pub evaluation: Option<Evaluation>,
+}
+
+/// Where a job stands. `Active` means that a generation is forming or running for it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Stage {
+    /// Its checkpoints of an earlier run are being verified; the ticket waits for the result.
+    Searching(Ticket),
+    Queued,
+    Active,
+    /// Over, but checkpoints are still being sealed.
+    Ending(Outcome),
+    Ended(Outcome),
+}
+
+/// A committed state.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Mark {
+    pub(crate) step: u64,
+    /// Unknown only for the initial state, before a generation is ready.
+    pub(crate) digest: Option<Digest>,
+}
+
+#[derive(Debug)]
+pub(crate) struct JobRun {
+    pub(crate) id: JobId,
+    pub(crate) spec: JobSpec,
+    pub(crate) timeline: Timeline,
+    pub(crate) workers: u32,
+    pub(crate) shortage: Shortage,
+    pub(crate) stage: Stage,
+    /// The next generation starts from here.
+    pub(crate) base: Mark,
+    /// Newest committed step.
+    pub(crate) watermark: Mark,
+    pub(crate) loss: Option<f64>,
+    /// Of committed steps.
+    pub(crate) evaluations: BTreeMap<u64, Evaluation>,
+    /// Oldest first.
+    pub(crate) checkpoints: Vec<CheckpointEntry>,
+    /// A checkpoint was sealed at some time, even if it is gone now.
+    pub(crate) had_checkpoint: bool,
+    /// Fixed by the first generation.
+    pub(crate) device_kind: Option<String>,
+    /// Process starts that can't take part.
+    pub(crate) excluded: BTreeSet<Incarnation>,
+    /// Digests of committed steps whose checkpoint is not sealed yet.
+    pub(crate) unsealed: BTreeMap<u64, Digest>,
+    /// Complete on disk, not yet due.
+    pub(crate) assembled: BTreeSet<u64>,
+    /// Handed to the store.
+    pub(crate) sealing: BTreeSet<u64>,
+    /// Newest checkpoint that was given up, and why.
+    pub(crate) given_up: Option<(u64, String)>,
+    /// Time between "run" and the end of the generation, and the steps committed in it; over all generations.
+    pub(crate) trained: Duration,
+    pub(crate) trained_steps: u64,
+}
+
+impl JobRun {
+    pub(crate) fn new(id: JobId, submission: Submission, stage: Stage) -> JobRun {
+        let timeline = Timeline::new(&submission.spec.job, submission.spec.dataset.train_len);
+        let start = Mark { step: 0, digest: None };
+        JobRun {
+            id,
+            spec: submission.spec,
+            timeline,
+            workers: submission.workers,
+            shortage: submission.shortage,
+            stage,
+            base: start,
+            watermark: start,
+            loss: None,
+            evaluations: BTreeMap::new(),
+            checkpoints: Vec::new(),
+            had_checkpoint: false,
+            device_kind: None,
+            excluded: BTreeSet::new(),
+            unsealed: BTreeMap::new(),
+            assembled: BTreeSet::new(),
+            sealing: BTreeSet::new(),
+            given_up: None,
+            trained: Duration::ZERO,
+            trained_steps: 0,
+        }
+    }
+
+    pub(crate) fn total_steps(&self) -> u64 {
+        self.timeline.total_steps()
+    }
+
+    pub(crate) fn slices(&self) -> u32 {
+        self.spec.job.train.slices as u32
+    }
+
+    /// "the newest checkpoint is step 736".
+    pub(crate) fn newest_checkpoint_words(&self) -> String {
+        let newest = match self.checkpoints.last() {
+            Some(entry) => format!("the newest checkpoint is step {}", entry.step),
+            None => "there is no checkpoint yet".to_owned(),
+        };
+        match self.sealing.last() {
+            Some(step) => format!("{newest}, that of step {step} is being written"),
+            None => newest,
+        }
+    }
+
+    /// Goes back to a state of the past: what came after it will be computed again.
+    pub(crate) fn rewind(&mut self, base: Mark) {
+        self.base = base;
+        self.watermark = base;
+        self.loss = None;
+        self.evaluations.retain(|&step, _| step <= base.step);
+        self.unsealed.clear();
+        self.assembled.clear();
+        self.given_up = None;
+        self.excluded.clear();
+    }
+
+    pub(crate) fn commit(&mut self, step: u64, digest: Digest) {
+        self.watermark = Mark { step, digest: Some(digest) };
+        self.base = self.watermark;
+        self.trained_steps += 1;
+        if self.timeline.checkpoints_after(step) {
+            self.unsealed.insert(step, digest);
+        }
+    }
+
+    /// Adds a sealed checkpoint; returns the steps of those that are no longer kept.
+    pub(crate) fn keep(&mut self, entry: CheckpointEntry) -> Vec<u64> {
+        self.had_checkpoint = true;
+        self.checkpoints.retain(|other| other.step != entry.step);
+        self.checkpoints.push(entry);
+        self.checkpoints.sort_by_key(|entry| entry.step);
+        let keep = self.spec.job.checkpoint.keep as usize;
+        let recent = self.checkpoints.len().saturating_sub(keep);
+        let best = best_checkpoint(&self.checkpoints);
+        let older = self.checkpoints[..recent].iter().map(|entry| entry.step);
+        let removed: Vec<u64> = older.filter(|&step| Some(step) != best).collect();
+        self.checkpoints.retain(|entry| !removed.contains(&entry.step));
+        removed
+    }
+
+    /// Digest of a committed step, as far as a checkpoint may still need it.
+    pub(crate) fn committed_digest(&self, step: u64) -> Option<Digest> {
+        if self.watermark.step == step {
+            return self.watermark.digest;
+        }
+        self.unsealed.get(&step).copied()
+    }
+
+    /// Nothing that belongs into the checkpoint of this step is missing.
+    pub(crate) fn ready_to_seal(&self, step: u64) -> bool {
+        let evaluated =
+            !self.timeline.evaluates_after(step) || self.evaluations.contains_key(&step);
+        self.committed_digest(step).is_some() && evaluated
+    }
+}
+
+/// Step of the checkpoint with the highest accuracy, the newest of equals; `None` when none was evaluated.
+pub fn best_checkpoint(entries: &[CheckpointEntry]) -> Option<u64> {
+    let mut best: Option<(u64, Evaluation)> = None;
+    for entry in entries {
+        let Some(evaluation) = entry.evaluation else { continue };
+        // correct/samples, compared without rounding.
+        let parts = |a: Evaluation, b: Evaluation| u128::from(a.correct) * u128::from(b.samples);
+        if best.is_none_or(|(_, held)| parts(evaluation, held) >= parts(held, evaluation)) {
+            best = Some((entry.step, evaluation));
+        }
+    }
+    best.map(|(step, _)| step)
+}
+
+/// The keys in which two resolved job files differ: "train.batch (64, now 128)".
+pub fn differing_keys(old: &str, new: &str) -> Vec<String> {
+    let (old, new) = (keys(old), keys(new));
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let shown = |value: Option<&String>| value.map_or_else(|| "absent".to_owned(), Clone::clone);
+    let differs = |name: &&String| old.get(*name) != new.get(*name);
+    let line = |name: &String| {
+        format!("{name} ({}, now {})", shown(old.get(name)), shown(new.get(name)))
+    };
+    names.into_iter().filter(differs).map(line).collect()
+}
+
+/// `section.key` to value. The resolved form has one `key = value` a line, under `[section]` lines.
+fn keys(toml: &str) -> BTreeMap<String, String> {
+    let mut section = String::new();
+    let mut found = BTreeMap::new();
+    for line in toml.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = format!("{name}.");
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            found.insert(format!("{section}{key}"), value.to_owned());
+        }
+    }
+    found
+}

@@ -1,0 +1,74 @@
+//! The CPU device: a thread pool, an instruction set, and one file per op. A task's borders and the
+//! order of its sums come from the op's shape; which thread runs it is left to the pool. Nothing
+//! here knows which ops a model is made of.
+
+mod augment;
+mod conv;
+mod elementwise;
+mod linear;
+mod loss;
+mod norm;
+mod pool;
+mod sgd;
+mod simd;
+mod tasks;
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use crate::device::DeviceError;
+use simd::Vectors;
+pub use simd::Isa;
+
+/// The processor with its own compute threads. Cloning refers to the same threads.
+#[derive(Clone)]
+pub struct CpuDevice {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: rayon::ThreadPool,
+    vectors: Vectors,
+}
+
+impl CpuDevice {
+    pub(crate) fn new(threads: NonZeroUsize, isa: Isa) -> Result<CpuDevice, DeviceError> {
+        let vectors = Vectors::new(isa).ok_or(DeviceError::Isa { isa })?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.get())
+            .thread_name(|index| format!("compute-{index}"))
+            .build()
+            .map_err(|source| DeviceError::Threads { threads: threads.get(), source })?;
+        Ok(CpuDevice { inner: Arc::new(Inner { pool, vectors }) })
+    }
+
+    /// Number of compute threads.
+    pub fn threads(&self) -> usize {
+        self.inner.pool.current_num_threads()
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.inner.vectors.isa()
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        let threads = self.threads();
+        let plural = if threads == 1 { "" } else { "s" };
+        format!("cpu: {threads} thread{plural}, {}", self.isa())
+    }
+
+    fn vectors(&self) -> Vectors {
+        self.inner.vectors
+    }
+}
+
+impl fmt::Debug for CpuDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuDevice")
+            .field("threads", &self.threads())
+            .field("isa", &self.isa())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,255 @@
+//! Sixteen fp32 lanes on every instruction set, and the one place where a set is chosen. A kernel is
+//! written once over `Simd` and compiled once per set; all sets give the same bits, because lanes
+//! never meet and every multiply-add rounds once. No op is known here.
+
+use std::fmt;
+
+/// Lanes of a vector on every instruction set, so that no layout and no sum depends on the set.
+pub(crate) const LANES: usize = 16;
+
+/// An instruction set that the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// x86-64 with AVX-512F.
+    Avx512,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// Whatever the compiler's target has.
+    Portable,
+}
+
+/// A computation written once over `Simd`. `run` and all that it calls with `S` must be
+/// `#[inline(always)]`: only then are they compiled for the set that was chosen.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Sixteen fp32 numbers and what is done with them. Values of an implementing type are proofs that
+/// the processor has its instruction set; only this file makes them.
+pub(crate) trait Simd: Copy {
+    type V: Copy;
+    /// Panels of 16 channels that a tile in registers may span.
+    const PANELS: usize;
+    fn splat(self, value: f32) -> Self::V;
+    fn load(self, from: &[f32; LANES]) -> Self::V;
+    fn store(self, value: Self::V, to: &mut [f32; LANES]);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+}
+
+/// An instruction set that this processor was seen to have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vectors {
+    isa: Isa,
+}
+
+impl Isa {
+    /// From the widest to the narrowest.
+    pub const ALL: [Isa; 3] = [Isa::Avx512, Isa::Avx2, Isa::Portable];
+
+    /// The widest set that this processor has.
+    pub fn detect() -> Isa {
+        Isa::ALL.into_iter().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
+    }
+
+    /// Whether this processor, with its operating system, has the set.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Portable => true,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isa::Avx512 => "AVX-512",
+            Isa::Avx2 => "AVX2",
+            Isa::Portable => "portable",
+        })
+    }
+}
+
+impl Vectors {
+    /// `None` when the processor lacks `isa`.
+    pub(crate) fn new(isa: Isa) -> Option<Vectors> {
+        isa.is_available().then_some(Vectors { isa })
+    }
+
+    pub(crate) fn isa(self) -> Isa {
+        self.isa
+    }
+
+    /// Runs `kernel` as compiled for this set.
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `new` is the only constructor and it saw that the processor has AVX-512F.
+            Isa::Avx512 => unsafe { x86::run_avx512(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `new` is the only constructor and it saw that the processor has AVX2 and FMA.
+            Isa::Avx2 => unsafe { x86::run_avx2(kernel) },
+            _ => kernel.run(Portable),
+        }
+    }
+}
+
+/// Arrays and `f32::mul_add`, which is exact on every target and slow where no FMA exists.
+#[derive(Clone, Copy)]
+struct Portable;
+
+impl Simd for Portable {
+    type V = [f32; LANES];
+    const PANELS: usize = 1;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::V {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Self::V {
+        *from
+    }
+
+    #[inline(always)]
+    fn store(self, value: Self::V, to: &mut [f32; LANES]) {
+        *to = value;
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Kernel, LANES, Simd};
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx512(()))
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx2(()))
+    }
+
+    /// One 512-bit register.
+    #[derive(Clone, Copy)]
+    struct Avx512(());
+
+    /// Two 256-bit registers.
+    #[derive(Clone, Copy)]
+    struct Avx2(());
+
+    impl Simd for Avx512 {
+        type V = __m512;
+        const PANELS: usize = 4;
+
+        #[inline(always)]
+        fn splat(self, value: f32) -> __m512 {
+            // SAFETY: an `Avx512` exists only inside `run_avx512`, whose caller has AVX-512F.
+            unsafe { _mm512_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        fn load(self, from: &[f32; LANES]) -> __m512 {
+            // SAFETY: as in `splat`; the reference covers the 16 floats that are read.
+            unsafe { _mm512_loadu_ps(from.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn store(self, value: __m512, to: &mut [f32; LANES]) {
+            // SAFETY: as in `splat`; the reference covers the 16 floats that are written.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
+        }
+
+        #[inline(always)]
+        fn add(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: as in `splat`.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn sub(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: as in `splat`.
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: as in `splat`.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+    }
+
+    impl Simd for Avx2 {
+        type V = [__m256; 2];
+        const PANELS: usize = 1;
+
+        #[inline(always)]
+        fn splat(self, value: f32) -> [__m256; 2] {
+            // SAFETY: an `Avx2` exists only inside `run_avx2`, whose caller has AVX2 and FMA.
+            unsafe { [_mm256_set1_ps(value); 2] }
+        }
+
+        #[inline(always)]
+        fn load(self, from: &[f32; LANES]) -> [__m256; 2] {
+            let half = from.as_ptr();
+            // SAFETY: as in `splat`; the reference covers the two times 8 floats that are read.
+            unsafe { [_mm256_loadu_ps(half), _mm256_loadu_ps(half.add(8))] }
+        }
+
+        #[inline(always)]
+        fn store(self, value: [__m256; 2], to: &mut [f32; LANES]) {
+            let half = to.as_mut_ptr();
+            // SAFETY: as in `splat`; the reference covers the two times 8 floats that are written.
+            unsafe {
+                _mm256_storeu_ps(half, value[0]);
+                _mm256_storeu_ps(half.add(8), value[1]);
+            }
+        }
+
+        #[inline(always)]
+        fn add(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: as in `splat`.
+            unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+        }
+
+        #[inline(always)]
+        fn sub(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: as in `splat`.
+            unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+        }
+
+        #[inline(always)]
+        fn mul_add(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: as in `splat`.
+            unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+        }
+    }
+}

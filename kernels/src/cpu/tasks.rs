@@ -1,0 +1,73 @@
+//! How an op is cut into tasks: always into the same ones, each owning its part of the result. Small
+//! ops run on the calling thread, since waking another costs more than they do; the bits are the
+//! same either way. Nothing here knows what a task computes.
+
+use rayon::prelude::*;
+
+use super::CpuDevice;
+
+/// Roughly how long one thread needs for an op, in nanoseconds: a function of its shape.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cost(usize);
+
+impl Cost {
+    /// Of `flops` in registers.
+    pub(super) fn flops(flops: usize) -> Cost {
+        Cost(flops / 100)
+    }
+
+    /// Of touching `elements` in memory.
+    pub(super) fn elements(elements: usize) -> Cost {
+        Cost(elements / 2)
+    }
+}
+
+impl CpuDevice {
+    /// Calls `task(index, chunk)` for each chunk of `chunk_len` elements; the last may be shorter.
+    pub(super) fn chunks(
+        &self,
+        cost: Cost,
+        data: &mut [f32],
+        chunk_len: usize,
+        task: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        if self.is_serial(cost) {
+            data.chunks_mut(chunk_len).enumerate().for_each(|(index, chunk)| task(index, chunk));
+        } else {
+            self.inner.pool.install(|| {
+                data.par_chunks_mut(chunk_len)
+                    .enumerate()
+                    .for_each(|(index, chunk)| task(index, chunk));
+            });
+        }
+    }
+
+    /// Calls `task(index, a, b)` for the chunks of two results that belong together.
+    pub(super) fn chunk_pairs(
+        &self,
+        cost: Cost,
+        (a, a_len): (&mut [f32], usize),
+        (b, b_len): (&mut [f32], usize),
+        task: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    ) {
+        debug_assert_eq!(a.len().div_ceil(a_len), b.len().div_ceil(b_len));
+        if self.is_serial(cost) {
+            let pairs = a.chunks_mut(a_len).zip(b.chunks_mut(b_len));
+            pairs.enumerate().for_each(|(index, (a, b))| task(index, a, b));
+        } else {
+            self.inner.pool.install(|| {
+                a.par_chunks_mut(a_len)
+                    .zip(b.par_chunks_mut(b_len))
+                    .enumerate()
+                    .for_each(|(index, (a, b))| task(index, a, b));
+            });
+        }
+    }
+
+    fn is_serial(&self, cost: Cost) -> bool {
+        self.threads() == 1 || cost.0 < SERIAL_NANOSECONDS
+    }
+}
+
+/// Waking a sleeping thread and joining it again takes some 10 microseconds.
+const SERIAL_NANOSECONDS: usize = 20_000;

@@ -1,0 +1,265 @@
+//! Where arithmetic runs and where its numbers live. A closed set: `Device` is an enum, and no type
+//! parameter leaves this crate. Nothing here knows an op or what a number means.
+
+use std::num::NonZeroUsize;
+
+use crate::cpu::{CpuDevice, Isa};
+
+/// A place that computes. Cloning is cheap and refers to the same device.
+#[derive(Clone, Debug)]
+pub enum Device {
+    /// The processor, with a pool of compute threads of its own.
+    Cpu(CpuDevice),
+}
+
+/// Why a device could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The operating system refused to start the compute threads.
+    #[error("start {threads} compute threads: {source}")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// The pool's own reason.
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// The instruction set that was asked for is missing on this processor.
+    #[error("use the {isa} instruction set: this processor lacks it")]
+    Isa {
+        /// The set that was asked for.
+        isa: Isa,
+    },
+}
+
+/// A run of elements inside a `Buffer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First element.
+    pub start: usize,
+    /// Number of elements.
+    pub len: usize,
+}
+
+/// fp32 device memory of fixed length, zero-filled when allocated. Element 0 lies on a boundary of
+/// 16 elements (64 bytes); spans that keep that boundary are the fastest.
+#[derive(Debug)]
+pub struct Buffer {
+    storage: Storage,
+}
+
+/// Shared access to a span of a `Buffer`, or to host numbers that the device can read.
+#[derive(Clone, Copy, Debug)]
+pub enum View<'a> {
+    /// Main memory.
+    Cpu(&'a [f32]),
+}
+
+/// Exclusive access to a span of a `Buffer`, or to host numbers that the device can write.
+#[derive(Debug)]
+pub enum ViewMut<'a> {
+    /// Main memory.
+    Cpu(&'a mut [f32]),
+}
+
+impl Device {
+    /// The CPU with its own pool of `threads` compute threads and its best instruction set.
+    pub fn cpu(threads: NonZeroUsize) -> Result<Device, DeviceError> {
+        Device::cpu_with_isa(threads, Isa::detect())
+    }
+
+    /// The CPU held to one instruction set: what tests compare, and how a machine can be narrowed.
+    pub fn cpu_with_isa(threads: NonZeroUsize, isa: Isa) -> Result<Device, DeviceError> {
+        Ok(Device::Cpu(CpuDevice::new(threads, isa)?))
+    }
+
+    /// The kind that a job's first generation fixes: `"cpu"`.
+    pub fn kind(&self) -> String {
+        match self {
+            Device::Cpu(_) => "cpu".to_owned(),
+        }
+    }
+
+    /// One line for people: threads, instruction set.
+    pub fn describe(&self) -> String {
+        match self {
+            Device::Cpu(cpu) => cpu.describe(),
+        }
+    }
+
+    /// `len` zeros.
+    pub fn alloc(&self, len: usize) -> Buffer {
+        match self {
+            Device::Cpu(_) => Buffer { storage: Storage::Cpu(AlignedVec::zeroed(len)) },
+        }
+    }
+}
+
+impl Span {
+    /// The `len` elements from `start`.
+    pub fn new(start: usize, len: usize) -> Span {
+        Span { start, len }
+    }
+
+    /// One past the last element.
+    pub fn end(self) -> usize {
+        self.start + self.len
+    }
+
+    fn range(self) -> std::ops::Range<usize> {
+        self.start..self.end()
+    }
+}
+
+impl Buffer {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match &self.storage {
+            Storage::Cpu(memory) => memory.len,
+        }
+    }
+
+    /// Whether there is no element at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The whole buffer as a span.
+    pub fn span(&self) -> Span {
+        Span::new(0, self.len())
+    }
+
+    /// Shared view of a span; panics when the span leaves the buffer.
+    pub fn view(&self, span: Span) -> View<'_> {
+        match &self.storage {
+            Storage::Cpu(memory) => View::Cpu(&memory.as_slice()[span.range()]),
+        }
+    }
+
+    /// Exclusive view of a span; panics when the span leaves the buffer.
+    pub fn view_mut(&mut self, span: Span) -> ViewMut<'_> {
+        match &mut self.storage {
+            Storage::Cpu(memory) => ViewMut::Cpu(&mut memory.as_mut_slice()[span.range()]),
+        }
+    }
+
+    /// Disjoint exclusive views; panics when two spans overlap: a planning bug, found at first use.
+    pub fn views_mut<const N: usize>(&mut self, spans: [Span; N]) -> [ViewMut<'_>; N] {
+        match &mut self.storage {
+            Storage::Cpu(memory) => {
+                match memory.as_mut_slice().get_disjoint_mut(spans.map(Span::range)) {
+                    Ok(slices) => slices.map(ViewMut::Cpu),
+                    Err(error) => panic!("view {spans:?} of one buffer at once: {error}"),
+                }
+            }
+        }
+    }
+
+    /// Copies a span to the host.
+    pub fn read(&self, span: Span, into: &mut [f32]) {
+        match self.view(span) {
+            View::Cpu(from) => into.copy_from_slice(from),
+        }
+    }
+
+    /// Copies host numbers into a span.
+    pub fn write(&mut self, span: Span, from: &[f32]) {
+        match self.view_mut(span) {
+            ViewMut::Cpu(into) => into.copy_from_slice(from),
+        }
+    }
+
+    /// Host memory behind the whole buffer, without a copy, on devices that have it.
+    pub fn host(&self) -> Option<&[f32]> {
+        match &self.storage {
+            Storage::Cpu(memory) => Some(memory.as_slice()),
+        }
+    }
+
+    /// Exclusive host memory behind the whole buffer, on devices that have it.
+    pub fn host_mut(&mut self) -> Option<&mut [f32]> {
+        match &mut self.storage {
+            Storage::Cpu(memory) => Some(memory.as_mut_slice()),
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            View::Cpu(slice) => slice.len(),
+        }
+    }
+
+    /// Whether there is no element at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl ViewMut<'_> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            ViewMut::Cpu(slice) => slice.len(),
+        }
+    }
+
+    /// Whether there is no element at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same memory for a shorter time, so that one view serves several ops.
+    pub fn reborrow(&mut self) -> ViewMut<'_> {
+        match self {
+            ViewMut::Cpu(slice) => ViewMut::Cpu(slice),
+        }
+    }
+
+    /// The same memory, shared.
+    pub fn as_view(&self) -> View<'_> {
+        match self {
+            ViewMut::Cpu(slice) => View::Cpu(slice),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Storage {
+    Cpu(AlignedVec),
+}
+
+/// Zeros that start on a cache line: a vector load that straddles two lines costs two.
+#[derive(Debug)]
+pub(crate) struct AlignedVec {
+    memory: Vec<f32>, // [len + up to 15], the first `start` unused
+    start: usize,
+    len: usize,
+}
+
+impl AlignedVec {
+    pub(crate) fn zeroed(len: usize) -> AlignedVec {
+        // A zeroed allocation costs no write until its pages are touched.
+        let memory = vec![0.0; len + LINE_ELEMENTS - 1];
+        let start = memory.as_ptr().align_offset(LINE_ELEMENTS * size_of::<f32>());
+        // An allocator is free not to answer the question of alignment; correctness never needs it.
+        let start = if start < LINE_ELEMENTS { start } else { 0 };
+        AlignedVec { memory, start, len }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn as_slice(&self) -> &[f32] {
+        &self.memory[self.start..self.start + self.len]
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+/// fp32 numbers in a 64-byte cache line.
+const LINE_ELEMENTS: usize = 16;

@@ -1,0 +1,20 @@
+//! The arithmetic of a ResNet: one function per op, behind one `Device`.
+//!
+//! Activations are `[N, H, W, C]` (NHWC) fp32, convolution weights `[kh, kw, C_in, C_out]`,
+//! linear weights `[in, out]`. This crate knows no model, no network, no file.
+//!
+//! **Invariant**: the bits of every result depend on the op's shape and inputs alone: never on the
+//! thread count, on the instruction set chosen at run time, or on the other samples of the batch
+//! (except through BatchNorm statistics and gradient sums, whose order of addition is fixed by the
+//! shape).
+
+pub mod device;
+pub mod shape;
+pub mod ops;
+mod cpu;
+
+pub use cpu::{CpuDevice, Isa};
+pub use device::{Buffer, Device, DeviceError, Span, View, ViewMut};
+pub use shape::{
+    AugmentShape, ConvShape, LinearShape, MaxPoolShape, NormShape, PackedLen, PoolShape,
+};

@@ -1,0 +1,234 @@
+//! Shapes of the ops. Every length that a caller must provide is computed here and asserted by the
+//! op. Nothing here knows a device, except that packed weights are padded to whole panels.
+
+/// A square-kernel 2-D convolution over a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvShape {
+    /// Samples, `N`.
+    pub batch: usize,
+    /// Input rows, `H`.
+    pub height: usize,
+    /// Input columns, `W`.
+    pub width: usize,
+    /// `C_in`.
+    pub in_channels: usize,
+    /// `C_out`.
+    pub out_channels: usize,
+    /// Rows and columns of the kernel.
+    pub kernel: usize,
+    /// Step between windows, both ways.
+    pub stride: usize,
+    /// Virtual zeros on each side, less than `kernel`.
+    pub pad: usize,
+}
+
+/// Elements that `conv_pack` writes for each pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedLen {
+    /// The operand of the forward pass.
+    pub forward: usize,
+    /// The operand of the input gradient.
+    pub input_grad: usize,
+}
+
+/// BatchNorm over `rows = N * H * W` rows of `channels`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NormShape {
+    /// `N * H * W`.
+    pub rows: usize,
+    /// `C`.
+    pub channels: usize,
+}
+
+/// Max pooling, NHWC; padding counts as minus infinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxPoolShape {
+    /// Samples, `N`.
+    pub batch: usize,
+    /// Input rows, `H`.
+    pub height: usize,
+    /// Input columns, `W`.
+    pub width: usize,
+    /// `C`.
+    pub channels: usize,
+    /// Rows and columns of a window.
+    pub kernel: usize,
+    /// Step between windows, both ways.
+    pub stride: usize,
+    /// Virtual border on each side, less than `kernel`.
+    pub pad: usize,
+}
+
+/// Global average pooling: `[N, pixels, C] -> [N, C]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolShape {
+    /// Samples, `N`.
+    pub batch: usize,
+    /// `H * W`.
+    pub pixels: usize,
+    /// `C`.
+    pub channels: usize,
+}
+
+/// `[N, inputs] x [inputs, outputs] + [outputs]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearShape {
+    /// Samples, `N`.
+    pub batch: usize,
+    /// Input features.
+    pub inputs: usize,
+    /// Output features.
+    pub outputs: usize,
+}
+
+/// `u8 [N, height, width, C]` cropped to `f32 [N, out_height, out_width, C]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AugmentShape {
+    /// Samples, `N`.
+    pub batch: usize,
+    /// Source rows.
+    pub height: usize,
+    /// Source columns.
+    pub width: usize,
+    /// `C`.
+    pub channels: usize,
+    /// Rows of the window.
+    pub out_height: usize,
+    /// Columns of the window.
+    pub out_width: usize,
+}
+
+impl ConvShape {
+    /// Output rows, `OH`.
+    pub fn out_height(&self) -> usize {
+        windows(self.height, self.kernel, self.stride, self.pad)
+    }
+
+    /// Output columns, `OW`.
+    pub fn out_width(&self) -> usize {
+        windows(self.width, self.kernel, self.stride, self.pad)
+    }
+
+    /// `N * OH * OW`.
+    pub fn out_pixels(&self) -> usize {
+        self.batch * self.out_height() * self.out_width()
+    }
+
+    /// Elements of the input `[N, H, W, C_in]`.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.height * self.width * self.in_channels
+    }
+
+    /// Elements of the output `[N, OH, OW, C_out]`.
+    pub fn output_len(&self) -> usize {
+        self.out_pixels() * self.out_channels
+    }
+
+    /// Elements of the weight `[kh, kw, C_in, C_out]`.
+    pub fn weight_len(&self) -> usize {
+        self.kernel * self.kernel * self.in_channels * self.out_channels
+    }
+
+    /// Floating-point operations of the forward pass, two per multiply-add, padding included.
+    pub fn flops(&self) -> usize {
+        2 * self.out_pixels() * self.kernel * self.kernel * self.in_channels * self.out_channels
+    }
+
+    /// Elements of the packed weights: channels of the result rounded up to whole panels.
+    pub fn packed_len(&self) -> PackedLen {
+        let taps = self.kernel * self.kernel;
+        PackedLen {
+            forward: self.out_channels.next_multiple_of(PANEL) * taps * self.in_channels,
+            input_grad: self.in_channels.next_multiple_of(PANEL) * taps * self.out_channels,
+        }
+    }
+}
+
+impl NormShape {
+    /// Elements of the activation `[rows, C]`.
+    pub fn len(&self) -> usize {
+        self.rows * self.channels
+    }
+
+    /// Whether there is no element at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl MaxPoolShape {
+    /// Output rows, `OH`.
+    pub fn out_height(&self) -> usize {
+        windows(self.height, self.kernel, self.stride, self.pad)
+    }
+
+    /// Output columns, `OW`.
+    pub fn out_width(&self) -> usize {
+        windows(self.width, self.kernel, self.stride, self.pad)
+    }
+
+    /// Elements of the input `[N, H, W, C]`.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.height * self.width * self.channels
+    }
+
+    /// Elements of the output `[N, OH, OW, C]`.
+    pub fn output_len(&self) -> usize {
+        self.batch * self.out_height() * self.out_width() * self.channels
+    }
+}
+
+impl PoolShape {
+    /// Elements of the input `[N, pixels, C]`.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.pixels * self.channels
+    }
+
+    /// Elements of the output `[N, C]`.
+    pub fn output_len(&self) -> usize {
+        self.batch * self.channels
+    }
+}
+
+impl LinearShape {
+    /// Elements of the input `[N, inputs]`.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.inputs
+    }
+
+    /// Elements of the output `[N, outputs]`.
+    pub fn output_len(&self) -> usize {
+        self.batch * self.outputs
+    }
+
+    /// Elements of the weight `[inputs, outputs]`.
+    pub fn weight_len(&self) -> usize {
+        self.inputs * self.outputs
+    }
+}
+
+impl AugmentShape {
+    /// Bytes of the source `[N, height, width, C]`.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.height * self.width * self.channels
+    }
+
+    /// Elements of the result `[N, out_height, out_width, C]`.
+    pub fn output_len(&self) -> usize {
+        self.batch * self.out_height * self.out_width * self.channels
+    }
+}
+
+/// Windows of `kernel` that fit into `size` elements with `pad` more on each side.
+fn windows(size: usize, kernel: usize, stride: usize, pad: usize) -> usize {
+    assert!(kernel > 0 && stride > 0, "a window needs a kernel and a stride above zero");
+    assert!(pad < kernel, "a pad of {pad} leaves windows of {kernel} wholly outside");
+    assert!(
+        size + 2 * pad >= kernel,
+        "no window of {kernel} fits into {size} elements padded by {pad}"
+    );
+    (size + 2 * pad - kernel) / stride + 1
+}
+
+/// Result channels of one panel of packed weights: one cache line, one AVX-512 register.
+pub(crate) const PANEL: usize = 16;

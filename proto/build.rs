@@ -1,0 +1,8 @@
+//! Compiles `cluster/v1/*.proto` with protox, so that no `protoc` is needed.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=cluster");
+    let files = protox::compile(["cluster/v1/worker.proto", "cluster/v1/operator.proto"], ["."])?;
+    tonic_prost_build::configure().compile_fds(files)?;
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! The job file: one training run as a person writes it (TOML), and as the programs use it.
+//!
+//! Parse, then resolve: `raw` mirrors the text and leaves out what the person left out; `Job` has every value filled in
+//! and checked, no `Option`. `Job::to_toml` writes the resolved form, which parses back to the same `Job`: it is what is
+//! logged, sent to workers and stored in checkpoints.
+
+mod raw;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::Name;
+
+/// One training run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// Prefix of the job's id.
+    pub name: Name,
+    /// Source of all chance: initial weights, sample order, augmentation.
+    pub seed: u64,
+    pub data: Data,
+    pub model: Model,
+    pub train: Train,
+    pub optimizer: Optimizer,
+    pub schedule: Schedule,
+    pub checkpoint: Checkpoint,
+    pub exchange: Exchange,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Data {
+    pub format: DataFormat,
+    /// Folder; relative to the job file as written, absolute once submitted.
+    pub path: PathBuf,
+    pub normalisation: Normalisation,
+    pub augment: Augment,
+}
+
+/// How the files of the dataset are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataFormat {
+    /// The MNIST family.
+    Idx,
+    /// CIFAR-10, binary version.
+    Cifar10,
+    /// CIFAR-100, binary version.
+    Cifar100,
+}
+
+/// `(pixel/255 - mean) / std`, per channel.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Normalisation {
+    /// Mean and standard deviation of the training set itself.
+    Measured,
+    Given {
+        mean: Vec<f32>,
+        std: Vec<f32>,
+    },
+}
+
+/// Random changes to training images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Augment {
+    /// Zero pixels added on each side before a random crop of the original size.
+    pub pad: usize,
+    /// Mirror every second image, by chance.
+    pub flip: bool,
+}
+
+/// A ResNet: a stem, then one stage for each entry of `blocks` and `widths`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    pub block: Block,
+    /// Blocks of each stage.
+    pub blocks: Vec<usize>,
+    /// Channels of each stage's 3x3 convolutions; a bottleneck block puts out four times as many.
+    pub widths: Vec<usize>,
+    pub stem: Stem,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Block {
+    /// Two 3x3 convolutions.
+    Basic,
+    /// 1x1, 3x3 (which carries the stride), 1x1.
+    Bottleneck,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stem {
+    /// 7x7 convolution of stride 2, then 3x3 max pooling of stride 2.
+    Imagenet,
+    /// 3x3 convolution of stride 1.
+    Cifar,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Train {
+    pub epochs: u32,
+    /// Samples of one optimizer step, over all workers.
+    pub batch: usize,
+    /// Parts of a batch: the unit of work. BatchNorm statistics are per slice, so the result depends on this number, but
+    /// not on which worker computes which slice.
+    pub slices: usize,
+    pub label_smoothing: f32,
+}
+
+impl Train {
+    /// Samples of one slice.
+    pub fn slice_len(&self) -> usize {
+        self.batch / self.slices
+    }
+}
+
+/// SGD.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Optimizer {
+    /// Peak learning rate, for the whole batch.
+    pub learning_rate: f32,
+    pub momentum: f32,
+    pub nesterov: bool,
+    /// Not applied to BatchNorm parameters and biases.
+    pub weight_decay: f32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    /// The learning rate rises linearly from 0 over these epochs.
+    pub warmup_epochs: f64,
+    pub decay: Decay,
+}
+
+/// What follows the warm-up.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decay {
+    Constant,
+    /// Half a cosine from the peak to 0 at the job's end.
+    Cosine,
+    /// Multiplied by `gamma` at each of these epochs.
+    Step {
+        milestones: Vec<f64>,
+        gamma: f32,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    pub every_epochs: u32,
+    /// Newest checkpoints kept, besides the best one.
+    pub keep: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// Largest bucket, in MiB.
+    pub bucket_mib: u32,
+    /// A peer that makes no progress in a step for this long is given up.
+    pub timeout_s: u32,
+}
+
+/// Why a job file was refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    #[error("job file: {0}")]
+    Syntax(String),
+    #[error("job file: line {line}: unknown key `{key}`{hint}")]
+    UnknownKey { key: String, line: usize, hint: String },
+    #[error("job file: `{key}` {problem}")]
+    Value { key: &'static str, problem: String },
+}
+
+impl Job {
+    /// Parses and resolves a job file.
+    pub fn parse(text: &str) -> Result<Job, JobError> {
+        raw::RawJob::parse(text)?.resolve()
+    }
+
+    /// The resolved form, every key written out.
+    pub fn to_toml(&self) -> String {
+        raw::RawJob::from(self).write()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,16 @@
+//! What crosses process boundaries: the wire, the job file, identities, the checkpoint manifest.
+//!
+//! In reading order: `identity` (who), `job` (what to train), `timeline` (which steps that means), `wire` (how
+//! processes talk), `manifest` (what a checkpoint says of itself). Nothing here opens a socket, trains, or decides.
+#![forbid(unsafe_code)]
+
+pub mod identity;
+pub mod job;
+pub mod timeline;
+pub mod manifest;
+pub mod wire;
+pub mod exit;
+
+pub use identity::{Generation, Incarnation, JobId, Name};
+pub use job::Job;
+pub use timeline::Timeline;

@@ -1,0 +1,9 @@
+//! A training state as files: `model.safetensors` and `optimizer.safetensors`, in torchvision's names and layouts.
+//!
+//! Bytes only: this module knows no disk, no network and no model, just the flat layout. The bytes depend on the state
+//! alone, so all members of a generation write the same files, and the hash of one identifies the state.
+
+mod permute;
+mod state;
+
+pub use state::{CheckpointError, Snapshot, decode_model, decode_optimizer};

@@ -1,0 +1,146 @@
+//! Encoding and decoding of the two files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::permute::{from_torch, to_torch, torch_shape};
+use crate::layout::{Layout, Tensor};
+
+/// A copy of the state after a step, taken so that training can go on while it is encoded and sent.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub step: u64,
+    pub layout: Arc<Layout>,
+    pub params: Vec<f32>,
+    pub running: Vec<f32>,
+    pub velocity: Vec<f32>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error("read {file}: {problem}")]
+    Damaged { file: &'static str, problem: String },
+    #[error("read {file}: it belongs to another model: {difference}")]
+    OtherModel { file: &'static str, difference: String },
+}
+
+impl Snapshot {
+    /// Bytes of `model.safetensors`: parameters and running statistics.
+    pub fn encode_model(&self) -> Vec<u8> {
+        let parameters = self.layout.parameters.iter().map(|tensor| (tensor, &self.params[..]));
+        let statistics = self.layout.statistics.iter().map(|tensor| (tensor, &self.running[..]));
+        encode(parameters.chain(statistics))
+    }
+
+    /// Bytes of `optimizer.safetensors`: momentum under the parameters' names.
+    pub fn encode_optimizer(&self) -> Vec<u8> {
+        encode(self.layout.parameters.iter().map(|tensor| (tensor, &self.velocity[..])))
+    }
+}
+
+/// Fills parameters and running statistics from the bytes of `model.safetensors`.
+pub fn decode_model(
+    layout: &Layout,
+    bytes: &[u8],
+    params: &mut [f32],
+    running: &mut [f32],
+) -> Result<(), CheckpointError> {
+    let tensors: Vec<&Tensor> = layout.parameters.iter().chain(&layout.statistics).collect();
+    let file = open(proto::manifest::MODEL_FILE, bytes, &tensors)?;
+    for tensor in &layout.parameters {
+        copy(&file, tensor, params);
+    }
+    for tensor in &layout.statistics {
+        copy(&file, tensor, running);
+    }
+    Ok(())
+}
+
+/// Fills the momentum from the bytes of `optimizer.safetensors`.
+pub fn decode_optimizer(
+    layout: &Layout,
+    bytes: &[u8],
+    velocity: &mut [f32],
+) -> Result<(), CheckpointError> {
+    let tensors: Vec<&Tensor> = layout.parameters.iter().collect();
+    let file = open(proto::manifest::OPTIMIZER_FILE, bytes, &tensors)?;
+    for tensor in &layout.parameters {
+        copy(&file, tensor, velocity);
+    }
+    Ok(())
+}
+
+fn encode<'a>(tensors: impl Iterator<Item = (&'a Tensor, &'a [f32])>) -> Vec<u8> {
+    let owned: Vec<(&str, Vec<usize>, Vec<f32>)> = tensors
+        .map(|(tensor, buffer)| {
+            let ours = &buffer[tensor.span.start..tensor.span.start + tensor.span.len];
+            let shape = torch_shape(tensor.role, tensor.span.len);
+            (tensor.name.as_str(), shape, to_torch(tensor.role, ours))
+        })
+        .collect();
+    let views = owned.iter().map(|(name, shape, values)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values));
+        (*name, view.expect("a tensor's shape has the length of its values"))
+    });
+    safetensors::serialize(views, None).expect("names are unique and lengths are right")
+}
+
+/// Parses the header and compares it with what the model needs, before anything is copied.
+fn open<'a>(
+    file: &'static str,
+    bytes: &'a [u8],
+    tensors: &[&Tensor],
+) -> Result<SafeTensors<'a>, CheckpointError> {
+    let damaged = |problem: String| CheckpointError::Damaged { file, problem };
+    let header_len = bytes.first_chunk().map(|&len| u64::from_le_bytes(len));
+    if header_len.is_some_and(|len| len > HEADER_BYTES_MAX) {
+        return Err(damaged(format!("its header claims more than {HEADER_BYTES_MAX} bytes")));
+    }
+    let found = SafeTensors::deserialize(bytes).map_err(|error| damaged(error.to_string()))?;
+    let wanted: BTreeMap<&str, Vec<usize>> = tensors
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), torch_shape(tensor.role, tensor.span.len)))
+        .collect();
+    let mut differences = Vec::new();
+    for (name, shape) in &wanted {
+        match found.tensor(name) {
+            Err(_) => differences.push(format!("{name} is missing")),
+            Ok(view) if view.dtype() != Dtype::F32 => {
+                differences.push(format!("{name} is {:?}, not F32", view.dtype()));
+            }
+            Ok(view) if view.shape() != shape => {
+                differences
+                    .push(format!("{name} is {:?}, the model needs {shape:?}", view.shape()));
+            }
+            Ok(_) => {}
+        }
+    }
+    let unknown = found.names().into_iter().filter(|name| !wanted.contains_key(name));
+    differences.extend(unknown.map(|name| format!("{name} is not in the model")));
+    if differences.is_empty() {
+        return Ok(found);
+    }
+    differences.sort();
+    let more = differences.len().saturating_sub(DIFFERENCES_SHOWN);
+    differences.truncate(DIFFERENCES_SHOWN);
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    Err(CheckpointError::OtherModel { file, difference: differences.join(", ") + &more })
+}
+
+fn copy(file: &SafeTensors<'_>, tensor: &Tensor, into: &mut [f32]) {
+    let view = file.tensor(&tensor.name).expect("names were compared");
+    // The bytes may lie at any address, so they are collected and not cast.
+    let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
+    let ours = from_torch(tensor.role, &values);
+    into[tensor.span.start..tensor.span.start + tensor.span.len].copy_from_slice(&ours);
+}
+
+/// Far above any ResNet's header (ResNet-152: 0.1 MiB); keeps a damaged length from asking for memory.
+const HEADER_BYTES_MAX: u64 = 16 << 20;
+/// Differences named in an error; the rest is counted.
+const DIFFERENCES_SHOWN: usize = 5;
+
+#[cfg(test)]
+mod tests;

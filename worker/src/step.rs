@@ -1,0 +1,231 @@
+//! One optimizer step: the sentence that the rest of the worker spells out.
+//!
+//! Slices are computed one after another, each on all compute threads; their gradients are added over the fixed tree as
+//! they appear, and a bucket enters the exchange while backward of the last slice still goes on.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use kernels::{Buffer, Device, Span, ops};
+use proto::Job;
+
+use crate::collective::{Abort, Collective, CollectiveError, NodeId, SlicePlan};
+use crate::data::{Loader, LoaderError, Source};
+use crate::layout::Total;
+use crate::model::{ResNet, Targets};
+use crate::optim::Sgd;
+
+/// Everything that one step reads and changes.
+#[derive(Debug)]
+pub struct Run {
+    pub device: Device,
+    pub model: ResNet,
+    pub optimizer: Sgd,
+    pub source: Source,
+    pub loader: Loader,
+    pub collective: Box<dyn Collective>,
+    pub gradients: Gradients,
+    pub abort: Abort,
+}
+
+/// Gradient vectors and how they are added.
+#[derive(Debug)]
+pub struct Gradients {
+    plan: SlicePlan,
+    slots: Vec<Buffer>, // each a gradient vector, see `Layout`
+    sum: Buffer,        // the reduced gradient vector
+    buckets: Vec<Range<usize>>,
+}
+
+/// What a step needs to know besides the state.
+#[derive(Clone, Copy, Debug)]
+pub struct StepPlan {
+    /// Counted from 1.
+    pub step: u64,
+    pub learning_rate: f32,
+    /// This worker was asked to stop.
+    pub stop_vote: bool,
+}
+
+/// What a step gave; the same on every member, but for the times.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    pub step: u64,
+    /// Mean over the global batch.
+    pub loss: f64,
+    /// Samples of the global batch whose largest logit was the label.
+    pub correct: u32,
+    /// A member was asked to stop: all stop after this step.
+    pub stop: bool,
+    /// Digest of the state after the step.
+    pub digest: [u8; 16],
+    pub times: PhaseTimes,
+}
+
+/// Where a step's time went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PhaseTimes {
+    pub data: Duration,
+    pub forward: Duration,
+    pub backward: Duration,
+    pub exchange_wait: Duration,
+    pub update: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    #[error(transparent)]
+    Exchange(#[from] CollectiveError),
+    #[error(transparent)]
+    Data(#[from] LoaderError),
+    #[error("train step {step}: the loss is {loss}; lower the learning rate or lengthen the warm-up")]
+    NotFinite { step: u64, loss: f64 },
+    #[error("train step {step}: the generation was abandoned: {reason}")]
+    Abandoned { step: u64, reason: String },
+}
+
+impl Gradients {
+    /// `slices`: the contiguous run that this worker computes.
+    pub fn new(device: &Device, model: &ResNet, slices: Range<u32>, bucket_len_max: usize) -> Gradients {
+        let plan = SlicePlan::new(slices);
+        let len = model.layout().gradient_len();
+        Gradients {
+            slots: (0..plan.slots()).map(|_| device.alloc(len)).collect(),
+            plan,
+            sum: device.alloc(len),
+            buckets: model.layout().buckets(bucket_len_max),
+        }
+    }
+
+    /// Lengths of the buckets, in the order of the exchange.
+    pub fn bucket_lens(&self) -> Vec<usize> {
+        self.buckets.iter().map(Range::len).collect()
+    }
+}
+
+/// Runs one optimizer step. On an error the state is that of the step before, unless the update had begun: then nothing
+/// can fail any more.
+pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, StepError> {
+    let mut timer = PhaseTimer::start();
+    for index in 0..run.gradients.plan.len() {
+        if let Some(reason) = run.abort.reason() {
+            return Err(StepError::Abandoned { step: plan.step, reason });
+        }
+        let batch = run.loader.next()?;
+        timer.mark(|times| &mut times.data);
+        let slot = run.gradients.plan.slot(index);
+        let slice = &mut run.gradients.slots[slot];
+        run.model.load(&batch.pixels, &batch.crops, run.source.mean(), run.source.std());
+        run.model.forward(slice);
+        let targets = Targets {
+            labels: &batch.labels,
+            label_smoothing: job.train.label_smoothing,
+            grad_scale: 1.0 / job.train.batch as f32,
+        };
+        run.model.loss(&targets, slice);
+        vote(&run.model, slice, plan.stop_vote);
+        timer.mark(|times| &mut times.forward);
+        backward(run, plan.step, index)?;
+        timer.mark(|times| &mut times.backward);
+    }
+    let Gradients { sum, buckets, .. } = &mut run.gradients;
+    for (bucket, range) in buckets.iter().enumerate() {
+        let sum = sum.host_mut().expect("the CPU device's memory is host memory");
+        run.collective.wait(plan.step, bucket, &mut sum[range.clone()])?;
+    }
+    timer.mark(|times| &mut times.exchange_wait);
+    let totals = totals(&run.model, &run.gradients.sum);
+    let loss = f64::from(totals[Total::Loss as usize]) / job.train.batch as f64;
+    if !loss.is_finite() {
+        return Err(StepError::NotFinite { step: plan.step, loss });
+    }
+    let (params, _) = run.model.state_mut();
+    run.optimizer.update(params, &run.gradients.sum, plan.learning_rate);
+    run.model.update_running(&run.gradients.sum, job.train.slices);
+    run.model.pack();
+    let digest = digest(&run.model);
+    timer.mark(|times| &mut times.update);
+    Ok(StepReport {
+        step: plan.step,
+        loss,
+        correct: totals[Total::Correct as usize] as u32,
+        stop: totals[Total::StopVotes as usize] > 0.0,
+        digest,
+        times: timer.times,
+    })
+}
+
+/// A fast digest of weights and running statistics: what members compare after every step. The velocity needs no look
+/// of its own: a difference in it is one in the weights a step later.
+pub fn digest(model: &ResNet) -> [u8; 16] {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    for buffer in [model.params(), model.running()] {
+        let host = buffer.host().expect("the CPU device's memory is host memory");
+        hasher.update(bytemuck::cast_slice(host));
+    }
+    hasher.digest128().to_le_bytes()
+}
+
+/// Backward of the `index`-th slice of this worker, with the merges that the tree asks for after it; with the last slice
+/// each complete bucket enters the exchange.
+fn backward(run: &mut Run, step: u64, index: usize) -> Result<(), CollectiveError> {
+    let Run { device, model, collective, gradients, .. } = run;
+    let Gradients { plan, slots, buckets, .. } = gradients;
+    let top = plan.slot(index);
+    let last = index + 1 == plan.len();
+    let (below, rest) = slots.split_at_mut(top);
+    let mut result = Ok(());
+    model.backward(&mut rest[0], buckets, &mut |bucket, slice| {
+        let range = buckets[bucket].clone();
+        let span = Span { start: range.start, len: range.len() };
+        for merge in plan.merges(index) {
+            if merge.from == top {
+                ops::add(device, below[merge.into].view_mut(span), slice.view(span));
+            } else {
+                let (into, from) = below.split_at_mut(merge.from);
+                ops::add(device, into[merge.into].view_mut(span), from[0].view(span));
+            }
+        }
+        if last && result.is_ok() {
+            let host = |slot: usize| {
+                let buffer: &Buffer = if slot == top { slice } else { &below[slot] };
+                &buffer.host().expect("the CPU device's memory is host memory")[range.clone()]
+            };
+            let partials: Vec<(NodeId, &[f32])> =
+                plan.partials().iter().map(|&(node, slot)| (node, host(slot))).collect();
+            result = collective.reduce(step, bucket, &partials);
+        }
+    });
+    result
+}
+
+fn vote(model: &ResNet, slice: &mut Buffer, stop: bool) {
+    let start = model.layout().totals().start + Total::StopVotes as usize;
+    slice.write(Span { start, len: 1 }, &[if stop { 1.0 } else { 0.0 }]);
+}
+
+fn totals(model: &ResNet, sum: &Buffer) -> Vec<f32> {
+    let span = model.layout().totals();
+    let mut totals = vec![0.0; span.len];
+    sum.read(span, &mut totals);
+    totals
+}
+
+/// Adds up wall time by phase.
+struct PhaseTimer {
+    times: PhaseTimes,
+    since: Instant,
+}
+
+impl PhaseTimer {
+    fn start() -> PhaseTimer {
+        PhaseTimer { times: PhaseTimes::default(), since: Instant::now() }
+    }
+
+    /// The time since the last mark belongs to this phase.
+    fn mark(&mut self, phase: impl FnOnce(&mut PhaseTimes) -> &mut Duration) {
+        let now = Instant::now();
+        *phase(&mut self.times) += now - self.since;
+        self.since = now;
+    }
+}

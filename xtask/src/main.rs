@@ -1,0 +1,26 @@
+//! Developer commands that need no shell: `cargo xtask tidy`. Knows the arguments and the exit
+//! code; each command is a module.
+
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::bail;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+mod tidy;
+
+fn main() -> Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["tidy"] => run_tidy(),
+        _ => bail!("unknown command {arguments:?}; usage: cargo xtask tidy"),
+    }
+}
+
+fn run_tidy() -> Result<ExitCode> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
+    let report = tidy::check(root)?;
+    write!(std::io::stdout(), "{report}")?;
+    Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
