@@ -2,9 +2,7 @@
 //! for all devices. How a device computes is not known here.
 
 use crate::device::{Device, Span, View, ViewMut};
-use crate::shape::{
-    AugmentShape, ConvShape, LinearShape, MaxPoolShape, NormShape, PoolShape,
-};
+use crate::shape::{AugmentShape, ConvShape, LinearShape, MaxPoolShape, NormShape, PoolShape};
 
 // --- convolution ---------------------------------------------------------------------------------
 
@@ -31,12 +29,9 @@ pub fn conv_pack(
     assert_len("forward", forward.len(), shape.packed_len().forward);
     assert_len("input_grad", input_grad.len(), shape.packed_len().input_grad);
     match (device, weight, forward, input_grad) {
-        (
-            Device::Cpu(cpu),
-            View::Cpu(weight),
-            ViewMut::Cpu(forward),
-            ViewMut::Cpu(input_grad),
-        ) => cpu.conv_pack(shape, weight, forward, input_grad),
+        (Device::Cpu(cpu), View::Cpu(weight), ViewMut::Cpu(forward), ViewMut::Cpu(input_grad)) => {
+            cpu.conv_pack(shape, weight, forward, input_grad)
+        }
     }
 }
 
@@ -341,13 +336,9 @@ pub fn linear_forward(
     assert_len("bias", bias.len(), shape.outputs);
     assert_len("y", y.len(), shape.output_len());
     match (device, x, weight, bias, y) {
-        (
-            Device::Cpu(cpu),
-            View::Cpu(x),
-            View::Cpu(weight),
-            View::Cpu(bias),
-            ViewMut::Cpu(y),
-        ) => cpu.linear_forward(shape, x, weight, bias, y),
+        (Device::Cpu(cpu), View::Cpu(x), View::Cpu(weight), View::Cpu(bias), ViewMut::Cpu(y)) => {
+            cpu.linear_forward(shape, x, weight, bias, y)
+        }
     }
 }
 
@@ -404,12 +395,7 @@ pub fn softmax_cross_entropy(
         assert!((label as usize) < classes, "label {label} of {classes} classes");
     }
     match (device, logits, d_logits, sums) {
-        (
-            Device::Cpu(cpu),
-            View::Cpu(logits),
-            ViewMut::Cpu(d_logits),
-            ViewMut::Cpu(sums),
-        ) => {
+        (Device::Cpu(cpu), View::Cpu(logits), ViewMut::Cpu(d_logits), ViewMut::Cpu(sums)) => {
             let rule = LossRule { classes, label_smoothing, grad_scale };
             cpu.softmax_cross_entropy(&rule, logits, labels, d_logits, sums);
         }
@@ -463,12 +449,9 @@ pub fn sgd(
         assert!(segment.span.end() <= params.len(), "{segment:?} of {} elements", params.len());
     }
     match (device, params, grads, velocity) {
-        (
-            Device::Cpu(cpu),
-            ViewMut::Cpu(params),
-            View::Cpu(grads),
-            ViewMut::Cpu(velocity),
-        ) => cpu.sgd(rule, segments, params, grads, velocity),
+        (Device::Cpu(cpu), ViewMut::Cpu(params), View::Cpu(grads), ViewMut::Cpu(velocity)) => {
+            cpu.sgd(rule, segments, params, grads, velocity)
+        }
     }
 }
 

@@ -49,6 +49,17 @@ pub enum DataFormat {
     Cifar100,
 }
 
+impl DataFormat {
+    /// As written in a job file, and as the `dataset` crate names its formats.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DataFormat::Idx => "idx",
+            DataFormat::Cifar10 => "cifar10",
+            DataFormat::Cifar100 => "cifar100",
+        }
+    }
+}
+
 /// `(pixel/255 - mean) / std`, per channel.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Normalisation {

@@ -1,1 +1,12 @@
-//! .
+//! Starts real coordinators and workers on loopback, reads what they print, kills them, and tells how they ended.
+//!
+//! Every wait has a deadline and shows what had been printed when it passed. Nothing here knows what a test expects.
+
+mod process;
+mod programs;
+mod job;
+
+pub use job::{JobFile, digits_folder};
+pub use process::{Ended, Running, send};
+pub use programs::{Train, coordinator, worker};
+pub use rustix::process::Signal;

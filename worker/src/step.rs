@@ -4,16 +4,19 @@
 //! they appear, and a bucket enters the exchange while backward of the last slice still goes on.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernels::{Buffer, Device, Span, ops};
 use proto::Job;
+use proto::wire::v1::Phase;
 
-use crate::collective::{Abort, Collective, CollectiveError, NodeId, SlicePlan};
+use crate::collective::{Abort, Collective, CollectiveError, NodeId, SlicePlan, SliceStep};
 use crate::data::{Loader, LoaderError, Source};
 use crate::layout::Total;
 use crate::model::{ResNet, Targets};
 use crate::optim::Sgd;
+use crate::progress::Progress;
 
 /// Everything that one step reads and changes.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub struct Run {
     pub collective: Box<dyn Collective>,
     pub gradients: Gradients,
     pub abort: Abort,
+    pub progress: Arc<Progress>,
 }
 
 /// Gradient vectors and how they are added.
@@ -78,15 +82,22 @@ pub enum StepError {
     Exchange(#[from] CollectiveError),
     #[error(transparent)]
     Data(#[from] LoaderError),
-    #[error("train step {step}: the loss is {loss}; lower the learning rate or lengthen the warm-up")]
+    #[error(
+        "train step {step}: the loss is {loss}; lower the learning rate or lengthen the warm-up"
+    )]
     NotFinite { step: u64, loss: f64 },
-    #[error("train step {step}: the generation was abandoned: {reason}")]
-    Abandoned { step: u64, reason: String },
+    #[error("train step {step}: the generation was abandoned")]
+    Abandoned { step: u64 },
 }
 
 impl Gradients {
     /// `slices`: the contiguous run that this worker computes.
-    pub fn new(device: &Device, model: &ResNet, slices: Range<u32>, bucket_len_max: usize) -> Gradients {
+    pub fn new(
+        device: &Device,
+        model: &ResNet,
+        slices: Range<u32>,
+        bucket_len_max: usize,
+    ) -> Gradients {
         let plan = SlicePlan::new(slices);
         let len = model.layout().gradient_len();
         Gradients {
@@ -107,13 +118,13 @@ impl Gradients {
 /// can fail any more.
 pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, StepError> {
     let mut timer = PhaseTimer::start();
-    for index in 0..run.gradients.plan.len() {
-        if let Some(reason) = run.abort.reason() {
-            return Err(StepError::Abandoned { step: plan.step, reason });
+    for index in 0..run.gradients.plan.steps().len() {
+        if run.abort.is_aborted() {
+            return Err(StepError::Abandoned { step: plan.step });
         }
-        let batch = run.loader.next()?;
+        let batch = run.loader.next_batch()?;
         timer.mark(|times| &mut times.data);
-        let slot = run.gradients.plan.slot(index);
+        let slot = run.gradients.plan.steps()[index].slot;
         let slice = &mut run.gradients.slots[slot];
         run.model.load(&batch.pixels, &batch.crops, run.source.mean(), run.source.std());
         run.model.forward(slice);
@@ -128,6 +139,7 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         backward(run, plan.step, index)?;
         timer.mark(|times| &mut times.backward);
     }
+    run.progress.enter(Phase::Exchange);
     let Gradients { sum, buckets, .. } = &mut run.gradients;
     for (bucket, range) in buckets.iter().enumerate() {
         let sum = sum.host_mut().expect("the CPU device's memory is host memory");
@@ -171,14 +183,14 @@ pub fn digest(model: &ResNet) -> [u8; 16] {
 fn backward(run: &mut Run, step: u64, index: usize) -> Result<(), CollectiveError> {
     let Run { device, model, collective, gradients, .. } = run;
     let Gradients { plan, slots, buckets, .. } = gradients;
-    let top = plan.slot(index);
-    let last = index + 1 == plan.len();
+    let SliceStep { slot: top, merges, .. } = &plan.steps()[index];
+    let (top, last) = (*top, index + 1 == plan.steps().len());
     let (below, rest) = slots.split_at_mut(top);
     let mut result = Ok(());
     model.backward(&mut rest[0], buckets, &mut |bucket, slice| {
         let range = buckets[bucket].clone();
         let span = Span { start: range.start, len: range.len() };
-        for merge in plan.merges(index) {
+        for merge in merges {
             if merge.from == top {
                 ops::add(device, below[merge.into].view_mut(span), slice.view(span));
             } else {

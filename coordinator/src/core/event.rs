@@ -49,7 +49,7 @@ pub enum Event {
         session: SessionId,
         cause: String,
     },
-    /// A worker process that was started for the job at hand ended before it joined.
+    /// A worker process that was started for the job at hand ended, or took too long, before it joined.
     NeverJoined {
         worker: Name,
         cause: String,
@@ -225,11 +225,10 @@ pub enum Action {
     },
     /// The step is committed and, where due, evaluated: make its checkpoint final.
     Seal(Box<SealOrder>),
-    /// Exactly these checkpoints are to stay.
+    /// The list of the job's checkpoints has changed.
     Retain {
         job: JobId,
-        entries: Vec<CheckpointEntry>,
-        best: Option<u64>,
+        shelf: Shelf,
     },
     Publish {
         job: JobId,
@@ -284,6 +283,16 @@ pub struct SealOrder {
     pub digest: Digest,
     pub evaluation: Option<Evaluation>,
     pub device_kind: String,
+}
+
+/// The checkpoints of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shelf {
+    /// Those that stay, oldest first.
+    pub entries: Vec<CheckpointEntry>,
+    pub best: Option<u64>,
+    /// Steps of those that are to be deleted.
+    pub removed: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -11,13 +11,20 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{Digest, Outcome, Ticket};
 
-/// What is trained: equal specs mean the same computation.
+/// What is trained.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobSpec {
     pub job: Job,
     /// The resolved job file, data path absolute.
     pub toml: String,
     pub dataset: DatasetFacts,
+}
+
+impl JobSpec {
+    /// Both mean the same computation. Numbers are compared as they were written.
+    pub fn same_as(&self, other: &JobSpec) -> bool {
+        self.toml == other.toml && self.dataset.fingerprint == other.dataset.fingerprint
+    }
 }
 
 /// What the coordinator learned when it indexed the dataset.
@@ -184,7 +191,6 @@ impl JobRun {
     pub(crate) fn commit(&mut self, step: u64, digest: Digest) {
         self.watermark = Mark { step, digest: Some(digest) };
         self.base = self.watermark;
-        self.trained_steps += 1;
         if self.timeline.checkpoints_after(step) {
             self.unsealed.insert(step, digest);
         }

@@ -7,6 +7,7 @@ use crate::ops::Crop;
 use crate::shape::AugmentShape;
 
 impl CpuDevice {
+    #[expect(clippy::too_many_arguments, reason = "an op names each of its operands")]
     pub(crate) fn augment(
         &self,
         shape: &AugmentShape,
@@ -46,8 +47,9 @@ fn augment_sample(
 ) {
     let row_len = shape.out_width * shape.channels;
     for (row, out) in out.chunks_exact_mut(row_len).enumerate() {
-        let source_row = inside(crop.top + row as isize, shape.height)
-            .map(|row| &source[row * shape.width * shape.channels..][..shape.width * shape.channels]);
+        let source_row = inside(crop.top + row as isize, shape.height).map(|row| {
+            &source[row * shape.width * shape.channels..][..shape.width * shape.channels]
+        });
         for (column, out) in out.chunks_exact_mut(shape.channels).enumerate() {
             let column = if crop.flip { shape.out_width - 1 - column } else { column };
             let column = inside(crop.left + column as isize, shape.width);

@@ -8,7 +8,9 @@ mod elementwise;
 mod linear;
 mod loss;
 mod norm;
+mod norm_backward;
 mod pool;
+mod scratch;
 mod sgd;
 mod simd;
 mod tasks;
@@ -18,8 +20,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::device::DeviceError;
-use simd::Vectors;
+use scratch::{Borrowed, ScratchShelf};
 pub use simd::Isa;
+use simd::Vectors;
 
 /// The processor with its own compute threads. Cloning refers to the same threads.
 #[derive(Clone)]
@@ -30,6 +33,7 @@ pub struct CpuDevice {
 struct Inner {
     pool: rayon::ThreadPool,
     vectors: Vectors,
+    scratch: ScratchShelf,
 }
 
 impl CpuDevice {
@@ -40,7 +44,7 @@ impl CpuDevice {
             .thread_name(|index| format!("compute-{index}"))
             .build()
             .map_err(|source| DeviceError::Threads { threads: threads.get(), source })?;
-        Ok(CpuDevice { inner: Arc::new(Inner { pool, vectors }) })
+        Ok(CpuDevice { inner: Arc::new(Inner { pool, vectors, scratch: ScratchShelf::default() }) })
     }
 
     /// Number of compute threads.
@@ -57,6 +61,11 @@ impl CpuDevice {
         let threads = self.threads();
         let plural = if threads == 1 { "" } else { "s" };
         format!("cpu: {threads} thread{plural}, {}", self.isa())
+    }
+
+    /// Working memory for one task.
+    fn scratch(&self) -> Borrowed<'_> {
+        self.inner.scratch.take()
     }
 
     fn vectors(&self) -> Vectors {

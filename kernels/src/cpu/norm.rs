@@ -1,9 +1,9 @@
-//! BatchNorm in passes over `[rows, C]`: apply (with residual and ReLU), the two halves of the
-//! backward, and the per-channel arithmetic around them. Batch statistics come from the convolution
-//! that made the activation; nothing here computes them.
+//! BatchNorm in passes over `[rows, C]`: apply (with residual and ReLU), and the per-channel
+//! arithmetic around it. Batch statistics come from the convolution that made the activation;
+//! nothing here computes them.
 
 use super::CpuDevice;
-use super::simd::{Kernel, Simd};
+use super::simd::{Kernel, LANES, Simd, lanes, store_lanes};
 use super::tasks::Cost;
 use crate::device::View;
 use crate::ops::{Activation, Residual};
@@ -26,6 +26,7 @@ impl CpuDevice {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "an op names each of its operands")]
     pub(crate) fn norm_apply(
         &self,
         shape: &NormShape,
@@ -35,80 +36,24 @@ impl CpuDevice {
         activation: Activation,
         y: &mut [f32],
     ) {
+        if y.is_empty() {
+            return;
+        }
         let vectors = self.vectors();
         let chunk = chunk_rows(shape) * shape.channels;
         let relu = activation == Activation::Relu;
         self.chunks(Cost::elements(2 * y.len()), y, chunk, |index, y| {
             let part = index * chunk..index * chunk + y.len();
             let z = &z[part.clone()];
-            match residual {
-                Residual::None => vectors.run(Apply { affine, relu, z, added: [], y }),
-                Residual::Plain(View::Cpu(other)) => {
-                    vectors.run(Apply { affine, relu, z, added: [(&other[part], None)], y });
+            let added = match residual {
+                Residual::None => Added::Nothing,
+                Residual::Plain(View::Cpu(other)) => Added::Plain(&other[part]),
+                Residual::Normalised { z: View::Cpu(other), affine: View::Cpu(affine) } => {
+                    Added::Normalised(&other[part], affine)
                 }
-                Residual::Normalised { z: View::Cpu(other), affine: View::Cpu(other_affine) } => {
-                    let added = [(&other[part], Some(other_affine))];
-                    vectors.run(Apply { affine, relu, z, added, y });
-                }
-            }
+            };
+            vectors.run(Apply { z, affine, added, relu, y });
         });
-    }
-}
-
-impl CpuDevice {
-    #[expect(clippy::too_many_arguments, reason = "an op names each of its operands")]
-    pub(crate) fn norm_backward_reduce(
-        &self,
-        shape: &NormShape,
-        dy: &mut [f32],
-        y: Option<&[f32]>,
-        z: &[f32],
-        stats: &[f32],
-        epsilon: f32,
-        d_gamma: &mut [f32],
-        d_beta: &mut [f32],
-    ) {
-        let c = shape.channels;
-        if let Some(y) = y {
-            for (dy, y) in dy.iter_mut().zip(y) {
-                if *y <= 0.0 {
-                    *dy = 0.0;
-                }
-            }
-        }
-        for ch in 0..c {
-            let (mut b, mut g) = (0.0f64, 0.0f64);
-            for r in 0..shape.rows {
-                let d = f64::from(dy[r * c + ch]);
-                b += d;
-                g += d * f64::from(z[r * c + ch] - stats[ch]);
-            }
-            d_beta[ch] = b as f32;
-            d_gamma[ch] = (g * f64::from(inverse_deviation(stats[c + ch], epsilon))) as f32;
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "an op names each of its operands")]
-    pub(crate) fn norm_backward_apply(
-        &self,
-        shape: &NormShape,
-        dy: &[f32],
-        z: &[f32],
-        stats: &[f32],
-        gamma: &[f32],
-        d_gamma: &[f32],
-        d_beta: &[f32],
-        epsilon: f32,
-        dz: &mut [f32],
-    ) {
-        let c = shape.channels;
-        let rows = shape.rows as f32;
-        for i in 0..dz.len() {
-            let ch = i % c;
-            let inv = inverse_deviation(stats[c + ch], epsilon);
-            let zh = (z[i] - stats[ch]) * inv;
-            dz[i] = gamma[ch] * inv * (dy[i] - d_beta[ch] / rows - zh * d_gamma[ch] / rows);
-        }
     }
 
     pub(crate) fn norm_update_running(
@@ -119,44 +64,125 @@ impl CpuDevice {
         rows: usize,
         momentum: f32,
     ) {
-        let channels = running.len() / 2;
-        let unbias = if rows > 1 { rows as f32 / (rows - 1) as f32 } else { 1.0 };
-        for (index, (running, sum)) in running.iter_mut().zip(slice_sums).enumerate() {
-            let mean = sum / slices as f32;
-            let batch = if index < channels { mean } else { mean * unbias };
-            *running = (1.0 - momentum) * *running + momentum * batch;
-        }
+        let (mean_sums, variance_sums) = slice_sums.split_at(running.len() / 2);
+        let (means, variances) = running.split_at_mut(running.len() / 2);
+        let unbiased = if rows > 1 { rows as f32 / (rows - 1) as f32 } else { 1.0 };
+        let update = |running: &mut [f32], sums: &[f32], factor: f32| {
+            for (running, sum) in running.iter_mut().zip(sums) {
+                let batch = sum / slices as f32 * factor;
+                *running = momentum.mul_add(batch - *running, *running);
+            }
+        };
+        update(means, mean_sums, 1.0);
+        update(variances, variance_sums, unbiased);
     }
 }
 
-fn chunk_rows(shape: &NormShape) -> usize {
-    (16 * 1024 / shape.channels.max(1)).max(1)
-}
-
-fn inverse_deviation(variance: f32, epsilon: f32) -> f32 {
+/// `1 / sqrt(variance + epsilon)`; both roundings are exact IEEE operations on every machine.
+pub(super) fn inverse_deviation(variance: f32, epsilon: f32) -> f32 {
     1.0 / (variance + epsilon).sqrt()
 }
 
-struct Apply<'a, const N: usize> {
-    affine: &'a [f32],
-    relu: bool,
-    z: &'a [f32],
-    added: [(&'a [f32], Option<&'a [f32]>); N],
-    y: &'a mut [f32],
+/// Rows of a task: 64 KiB per operand.
+pub(super) fn chunk_rows(shape: &NormShape) -> usize {
+    (CHUNK / shape.channels).max(1)
 }
 
-impl<const N: usize> Kernel for Apply<'_, N> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) {
-        let c = self.affine.len() / 2;
-        for i in 0..self.y.len() {
-            let ch = i % c;
-            let mut v = self.z[i].mul_add(self.affine[ch], self.affine[c + ch]);
-            for (o, a) in self.added {
-                v += a.map_or(o[i], |a| o[i].mul_add(a[ch], a[c + ch]));
+/// What is computed from `R` operands `[rows, C]` and `K` vectors `[C]`, element by element.
+pub(super) trait RowMap<const R: usize, const K: usize> {
+    /// Sixteen channels of a row. Must be `#[inline(always)]`, as all that computes with `S`.
+    fn lanes<S: Simd>(&self, simd: S, operands: [S::V; R], per_channel: [S::V; K]) -> S::V;
+}
+
+/// Writes `y[row, c] = map(operands[row, c], per_channel[c])`.
+#[inline(always)]
+pub(super) fn map_rows<S: Simd, const R: usize, const K: usize>(
+    simd: S,
+    map: &impl RowMap<R, K>,
+    operands: [&[f32]; R],
+    per_channel: [&[f32]; K],
+    y: &mut [f32],
+) {
+    let channels = per_channel[0].len();
+    for (row, y) in y.chunks_exact_mut(channels).enumerate() {
+        for first in (0..channels).step_by(LANES) {
+            let width = LANES.min(channels - first);
+            let mut rows = [simd.splat(0.0); R];
+            for (lanes_of, operand) in rows.iter_mut().zip(operands) {
+                *lanes_of = lanes(simd, &operand[row * channels + first..], width);
             }
-            self.y[i] = if self.relu && v < 0.0 { 0.0 } else { v };
+            let mut vectors = [simd.splat(0.0); K];
+            for (lanes_of, vector) in vectors.iter_mut().zip(per_channel) {
+                *lanes_of = lanes(simd, &vector[first..], width);
+            }
+            let value = map.lanes(simd, rows, vectors);
+            store_lanes(simd, value, &mut y[first..]);
         }
     }
 }
+
+struct Apply<'a> {
+    z: &'a [f32],      // [rows, C]
+    affine: &'a [f32], // [2, C]
+    added: Added<'a>,
+    relu: bool,
+    y: &'a mut [f32], // [rows, C]
+}
+
+#[derive(Clone, Copy)]
+enum Added<'a> {
+    Nothing,
+    Plain(&'a [f32]),                 // [rows, C]
+    Normalised(&'a [f32], &'a [f32]), // [rows, C], [2, C]
+}
+
+impl Kernel for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Apply { z, affine, added, relu, y } = self;
+        let (scale, shift) = affine.split_at(affine.len() / 2);
+        let act = Activated { floor: if relu { 0.0 } else { f32::NEG_INFINITY } };
+        match added {
+            Added::Nothing => map_rows(simd, &act, [z], [scale, shift], y),
+            Added::Plain(other) => map_rows(simd, &act, [z, other], [scale, shift], y),
+            Added::Normalised(other, affine) => {
+                let (other_scale, other_shift) = affine.split_at(affine.len() / 2);
+                let vectors = [scale, shift, other_scale, other_shift];
+                map_rows(simd, &act, [z, other], vectors, y);
+            }
+        }
+    }
+}
+
+/// The normalised sum, cut off below `floor`.
+struct Activated {
+    floor: f32,
+}
+
+impl RowMap<1, 2> for Activated {
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, simd: S, [z]: [S::V; 1], [scale, shift]: [S::V; 2]) -> S::V {
+        simd.at_least(simd.mul_add(z, scale, shift), simd.splat(self.floor))
+    }
+}
+
+impl RowMap<2, 2> for Activated {
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, simd: S, [z, other]: [S::V; 2], [scale, shift]: [S::V; 2]) -> S::V {
+        let sum = simd.add(simd.mul_add(z, scale, shift), other);
+        simd.at_least(sum, simd.splat(self.floor))
+    }
+}
+
+impl RowMap<2, 4> for Activated {
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, simd: S, [z, other]: [S::V; 2], [a, b, c, d]: [S::V; 4]) -> S::V {
+        let sum = simd.add(simd.mul_add(z, a, b), simd.mul_add(other, c, d));
+        simd.at_least(sum, simd.splat(self.floor))
+    }
+}
+
+/// Elements of a task, per operand.
+const CHUNK: usize = 16 * 1024;

@@ -36,8 +36,45 @@ pub(crate) trait Simd: Copy {
     fn store(self, value: Self::V, to: &mut [f32; LANES]);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `floor` where `a < floor`, else `a`: NaN stays NaN.
+    fn at_least(self, a: Self::V, floor: Self::V) -> Self::V;
     /// `a * b + c`, rounded once.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+}
+
+/// The first 16 numbers of `from`, or its first `width` and zeros.
+#[inline(always)]
+pub(crate) fn lanes<S: Simd>(simd: S, from: &[f32], width: usize) -> S::V {
+    match from.first_chunk::<LANES>() {
+        Some(from) if width == LANES => simd.load(from),
+        _ => {
+            let mut padded = [0.0; LANES];
+            padded[..width].copy_from_slice(&from[..width]);
+            simd.load(&padded)
+        }
+    }
+}
+
+/// Stores the first 16 lanes, or as many as `to` has room for.
+#[inline(always)]
+pub(crate) fn store_lanes<S: Simd>(simd: S, value: S::V, to: &mut [f32]) {
+    match to.first_chunk_mut::<LANES>() {
+        Some(to) => simd.store(value, to),
+        None => {
+            let mut padded = [0.0; LANES];
+            simd.store(value, &mut padded);
+            to.copy_from_slice(&padded[..to.len()]);
+        }
+    }
+}
+
+/// Adds the first 16 lanes, or as many as `to` has room for, to what stands there.
+#[inline(always)]
+pub(crate) fn add_lanes<S: Simd>(simd: S, value: S::V, to: &mut [f32]) {
+    let width = LANES.min(to.len());
+    let sum = simd.add(lanes(simd, to, width), value);
+    store_lanes(simd, sum, to);
 }
 
 /// An instruction set that this processor was seen to have.
@@ -137,6 +174,16 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn at_least(self, a: Self::V, floor: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] < floor[i] { floor[i] } else { a[i] })
+    }
+
+    #[inline(always)]
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
@@ -201,6 +248,19 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn mul(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: as in `splat`.
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn at_least(self, a: __m512, floor: __m512) -> __m512 {
+            // Of a NaN or two zeros the instruction returns its second operand.
+            // SAFETY: as in `splat`.
+            unsafe { _mm512_max_ps(floor, a) }
+        }
+
+        #[inline(always)]
         fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: as in `splat`.
             unsafe { _mm512_fmadd_ps(a, b, c) }
@@ -244,6 +304,19 @@ mod x86 {
         fn sub(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
             // SAFETY: as in `splat`.
             unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+        }
+
+        #[inline(always)]
+        fn mul(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: as in `splat`.
+            unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+        }
+
+        #[inline(always)]
+        fn at_least(self, a: [__m256; 2], floor: [__m256; 2]) -> [__m256; 2] {
+            // Of a NaN or two zeros the instruction returns its second operand.
+            // SAFETY: as in `splat`.
+            unsafe { [_mm256_max_ps(floor[0], a[0]), _mm256_max_ps(floor[1], a[1])] }
         }
 
         #[inline(always)]

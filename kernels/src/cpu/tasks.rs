@@ -70,4 +70,4 @@ impl CpuDevice {
 }
 
 /// Waking a sleeping thread and joining it again takes some 10 microseconds.
-const SERIAL_NANOSECONDS: usize = 20_000;
+const SERIAL_NANOSECONDS: usize = 50_000;

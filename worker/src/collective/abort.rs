@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Ends a generation's exchange from another thread, before, during or after `connect`. Clones are one handle.
 #[derive(Clone, Default)]
-pub(crate) struct Abort {
+pub struct Abort {
     shared: Arc<Shared>,
 }
 
@@ -20,19 +20,19 @@ struct Shared {
 type Waker = Box<dyn Fn() + Send>;
 
 impl Abort {
-    pub(crate) fn new() -> Abort {
+    pub fn new() -> Abort {
         Abort::default()
     }
 
     /// Every wait of the generation returns `Aborted` with this reason; a second reason is ignored.
-    pub(crate) fn abort(&self, reason: &str) {
+    pub fn abort(&self, reason: &str) {
         if self.shared.reason.set(reason.to_owned()).is_ok() {
             let wakers = self.shared.wakers.lock().unwrap_or_else(PoisonError::into_inner);
             wakers.iter().for_each(|wake| wake());
         }
     }
 
-    pub(crate) fn is_aborted(&self) -> bool {
+    pub fn is_aborted(&self) -> bool {
         self.reason().is_some()
     }
 

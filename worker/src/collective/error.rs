@@ -5,7 +5,8 @@ use std::time::Duration;
 
 /// Why an exchange can't go on. Every later call on the same exchange returns the same error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum CollectiveError {
+pub enum CollectiveError {
+    /// Step 0 stands for the time before the first step.
     #[error("worker {peer} lost in step {step} during exchange of bucket {bucket}: {cause}")]
     PeerLost { peer: String, step: u64, bucket: usize, cause: String },
 
@@ -38,7 +39,7 @@ pub(crate) enum CollectiveError {
 
 impl CollectiveError {
     /// The worker at the other end of the broken edge; `None` when nobody else is to blame.
-    pub(crate) fn culprit(&self) -> Option<&str> {
+    pub fn culprit(&self) -> Option<&str> {
         match self {
             CollectiveError::PeerLost { peer, .. }
             | CollectiveError::PeerSilent { peer, .. }

@@ -6,9 +6,9 @@ use std::ops::{DerefMut, Range};
 
 /// A node of the tree: covers the slices `[index << level, (index + 1) << level)`. Level 0 is the slices themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct NodeId {
-    pub(crate) level: u32,
-    pub(crate) index: u32,
+pub struct NodeId {
+    pub level: u32,
+    pub index: u32,
 }
 
 impl NodeId {
@@ -35,7 +35,7 @@ impl NodeId {
 }
 
 /// The fewest nodes that cover `run` exactly, in slice order.
-pub(crate) fn subtrees(run: Range<u32>) -> Vec<NodeId> {
+pub fn subtrees(run: Range<u32>) -> Vec<NodeId> {
     let mut nodes = Vec::new();
     let mut start = run.start;
     while start < run.end {
@@ -50,7 +50,7 @@ pub(crate) fn subtrees(run: Range<u32>) -> Vec<NodeId> {
 /// The schedule by which one worker computes its slices in order and adds them up as soon as the tree allows, which
 /// takes the fewest gradient slots: at most one per level of the tree on each side of the run.
 #[derive(Clone, Debug)]
-pub(crate) struct SlicePlan {
+pub struct SlicePlan {
     steps: Vec<SliceStep>,
     partials: Vec<(NodeId, usize)>,
     slots: usize,
@@ -58,21 +58,21 @@ pub(crate) struct SlicePlan {
 
 /// One slice: overwrite `slot` with its gradient, then carry out `merges` in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SliceStep {
-    pub(crate) slice: u32,
-    pub(crate) slot: usize,
-    pub(crate) merges: Vec<Merge>,
+pub struct SliceStep {
+    pub slice: u32,
+    pub slot: usize,
+    pub merges: Vec<Merge>,
 }
 
 /// `slot[into] += slot[from]`; the contents of `from` are done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Merge {
-    pub(crate) into: usize,
-    pub(crate) from: usize,
+pub struct Merge {
+    pub into: usize,
+    pub from: usize,
 }
 
 impl SlicePlan {
-    pub(crate) fn new(run: Range<u32>) -> SlicePlan {
+    pub fn new(run: Range<u32>) -> SlicePlan {
         let mut steps = Vec::new();
         let mut stack: Vec<(NodeId, usize)> = Vec::new();
         let mut slots = 0;
@@ -95,17 +95,17 @@ impl SlicePlan {
         SlicePlan { steps, partials: stack, slots }
     }
 
-    pub(crate) fn steps(&self) -> &[SliceStep] {
+    pub fn steps(&self) -> &[SliceStep] {
         &self.steps
     }
 
     /// What the slots hold at the end: the `subtrees` of the run, in order.
-    pub(crate) fn partials(&self) -> &[(NodeId, usize)] {
+    pub fn partials(&self) -> &[(NodeId, usize)] {
         &self.partials
     }
 
     /// Gradient slots needed.
-    pub(crate) fn slots(&self) -> usize {
+    pub fn slots(&self) -> usize {
         self.slots
     }
 }
@@ -140,7 +140,7 @@ impl<V: DerefMut<Target = [f32]>> TreeSum<V> {
 }
 
 /// `left += right`, element by element: the only addition of the exchange.
-pub(crate) fn accumulate(left: &mut [f32], right: &[f32]) {
+pub fn accumulate(left: &mut [f32], right: &[f32]) {
     assert_eq!(left.len(), right.len(), "sums are over stretches of one length");
     for (left, right) in left.iter_mut().zip(right) {
         *left += *right;

@@ -49,7 +49,7 @@ impl Loader {
     }
 
     /// The next slice.
-    pub fn next(&mut self) -> Result<Batch, LoaderError> {
+    pub fn next_batch(&mut self) -> Result<Batch, LoaderError> {
         self.batches.as_ref().and_then(|batches| batches.recv().ok()).ok_or(LoaderError)
     }
 }

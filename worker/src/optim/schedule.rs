@@ -23,8 +23,9 @@ pub fn learning_rate(job: &Job, timeline: &Timeline, step: u64) -> f32 {
             0.5 * (1.0 + libm::cos(std::f64::consts::PI * progress))
         }
         Decay::Step { milestones, gamma } => {
-            let passed = milestones.iter().filter(|&&milestone| before >= milestone).count();
-            f64::from(*gamma).powi(passed as i32)
+            // A product and not `powi`, whose last bits differ between platforms.
+            let passed = milestones.iter().filter(|&&milestone| before >= milestone);
+            passed.map(|_| f64::from(*gamma)).product()
         }
     };
     (peak * factor) as f32
@@ -58,6 +59,7 @@ mod tests {
     fn steps_fall_at_their_milestones() {
         let (job, timeline) = job("decay = 'step'\nmilestones = [5, 8]\ngamma = 0.1");
         let rate = |step| learning_rate(&job, &timeline, step);
-        assert_eq!((rate(1), rate(50), rate(51), rate(80), rate(81)), (1.0, 1.0, 0.1, 0.1, 0.01));
+        assert_eq!((rate(1), rate(50), rate(51), rate(80)), (1.0, 1.0, 0.1, 0.1));
+        assert!((rate(81) - 0.01).abs() < 1e-8);
     }
 }

@@ -1,3 +1,5 @@
+//! Round trips of both files, and files that must be refused.
+
 use super::*;
 use crate::layout::Role;
 

@@ -1,0 +1,143 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Trains ResNets on a cluster: starts and watches training runs.
+#[derive(Debug, Parser)]
+#[command(name = "coordinator", version, max_term_width = 100, after_help = EXAMPLE_TRAIN)]
+pub struct Cli {
+    /// Form of the log lines on stderr.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human)]
+    pub log_format: LogFormat,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people, with a progress bar on a terminal.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a job on this machine: coordinator, workers, progress, summary.
+    Train(TrainArgs),
+    /// Run the control plane that workers join.
+    Start(StartArgs),
+    /// Add a job to a running coordinator's queue.
+    Submit(SubmitArgs),
+    /// List jobs.
+    #[command(after_help = "Example:\n  coordinator jobs --state runs/digits")]
+    Jobs(Connection),
+    /// Show jobs and workers.
+    Status(StatusArgs),
+    /// Show a job's log.
+    Logs(LogsArgs),
+    /// Stop a job after its current step, with a checkpoint.
+    #[command(after_help = "Example:\n  coordinator stop digits-1")]
+    Stop(JobArgs),
+    /// List a job's checkpoints.
+    #[command(after_help = "Example:\n  coordinator checkpoints digits-1 --state runs/digits")]
+    Checkpoints(JobArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE_TRAIN)]
+pub struct TrainArgs {
+    /// The job file.
+    pub job: PathBuf,
+    /// Worker processes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: u32,
+    /// Compute threads of each worker [default: processor cores / workers, at least 1].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub threads: Option<u32>,
+    /// Where checkpoints, metrics and logs go [default: runs/<job name>].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Start over even if the same job has been run here before. Deletes nothing.
+    #[arg(long)]
+    pub fresh: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coordinator start --listen 127.0.0.1:7070 --state coordinator-state")]
+pub struct StartArgs {
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:7070", value_name = "HOST:PORT")]
+    pub listen: SocketAddr,
+    /// The state directory.
+    #[arg(long, default_value = DEFAULT_STATE, value_name = "DIR")]
+    pub state: PathBuf,
+    /// Allow an address that other machines can reach, although nothing is encrypted.
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// How a running coordinator is found.
+#[derive(Clone, Debug, Args)]
+pub struct Connection {
+    /// The coordinator's address [default: the one in the state directory].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub coordinator: Option<String>,
+    /// The coordinator's state directory, if it is on this machine.
+    #[arg(long, default_value = DEFAULT_STATE, value_name = "DIR")]
+    pub state: PathBuf,
+    /// File that holds the token [default: the environment's CLUSTER_TOKEN, else `token` in the state directory].
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coordinator submit examples/digits/job.toml --workers 2")]
+pub struct SubmitArgs {
+    /// The job file.
+    pub job: PathBuf,
+    /// Start when this many workers have joined.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: u32,
+    /// Start over even if the same job has been run before. Deletes nothing.
+    #[arg(long)]
+    pub fresh: bool,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coordinator status --watch")]
+pub struct StatusArgs {
+    /// Repeat every second.
+    #[arg(long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coordinator logs digits-1 -f")]
+pub struct LogsArgs {
+    /// The job's id, as `coordinator jobs` shows it.
+    pub job: String,
+    /// Go on with new lines until the job ends.
+    #[arg(short, long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub struct JobArgs {
+    /// The job's id, as `coordinator jobs` shows it.
+    pub job: String,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+const DEFAULT_STATE: &str = "coordinator-state";
+const EXAMPLE_TRAIN: &str = "Example:\n  coordinator train examples/digits/job.toml --workers 2";

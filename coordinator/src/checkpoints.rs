@@ -1,0 +1,50 @@
+//! Checkpoints on disk: `assembly` puts them together from the members' parts, `seal` makes them final, `verify` proves that
+//! they are whole, `shelf` keeps the list. Knows bytes and hashes; which step is committed, and which checkpoints to keep,
+//! is the core's decision.
+//!
+//! `jobs/<id>/checkpoints/` holds `step-<step>/` (final, renamed into place), `tmp-*` (incomplete, removed at start),
+//! `damaged-*` (set aside, never read) and `index.json` (for people and tools).
+
+mod assembly;
+mod seal;
+mod verify;
+mod shelf;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use proto::identity::JobId;
+
+pub use assembly::{Assembly, FileSpec, Part, UploadError, Uploads, part_of};
+pub use seal::seal;
+pub use shelf::{Index, retain};
+pub use verify::{Damage, Whole, find_base, verify};
+
+/// Folder of a job's checkpoints.
+pub fn folder_of(jobs: &Path, job: &JobId) -> PathBuf {
+    jobs.join(job.as_str()).join("checkpoints")
+}
+
+/// Removes what a crash left half done, in every job's folder.
+pub fn sweep(jobs: &Path) -> io::Result<()> {
+    for job in std::fs::read_dir(jobs)? {
+        let folder = job?.path().join("checkpoints");
+        if !folder.is_dir() {
+            continue;
+        }
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(TMP) {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+const TMP: &str = "tmp-";
+const DAMAGED: &str = "damaged-";
+const INDEX_FILE: &str = "index.json";
+
+#[cfg(test)]
+mod tests;

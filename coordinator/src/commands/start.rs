@@ -1,0 +1,73 @@
+//! `start`: the control plane on its own, until it is interrupted.
+
+use std::sync::Arc;
+
+use proto::exit::ExitCode;
+use tokio::sync::oneshot;
+
+use super::output::line;
+use super::{Exit, Failure};
+use crate::args::StartArgs;
+use crate::driver::{self, Handle, Running};
+use crate::service;
+use crate::state::StateDir;
+use crate::terminal::Interrupts;
+
+pub(super) async fn start(args: &StartArgs) -> Result<Exit, Failure> {
+    // The port first: a second coordinator is told so before it waits for a lock.
+    let listener = service::listen(args.listen, args.insecure).await?;
+    let state = Arc::new(StateDir::open(&args.state)?);
+    let token = state.token()?;
+    let address = listener.local_addr()?;
+    let Running { handle, mut ended } = driver::start(state.clone())?;
+    state.publish_address(address)?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(service::serve(listener, token, handle.clone(), async {
+        // Dropped or sent: both mean the end.
+        stopped.await.ok();
+    }));
+    line(&format!("listening on {address}"))?;
+    line(&format!(
+        "join workers with: worker join {address} --token-file {}",
+        state.token_path().display()
+    ))?;
+    let mut interrupts = Interrupts::listen()?;
+    let result = tokio::select! {
+        () = interrupts.next() => {
+            tracing::info!("stopping: jobs write a checkpoint first; interrupt again to stop at once");
+            tokio::select! {
+                () = stop_jobs(&handle) => {}
+                () = interrupts.next() => tracing::warn!("stopped at once"),
+            }
+            handle.shut_down().await;
+            (&mut ended).await
+        }
+        result = &mut ended => result,
+    };
+    drop(stop);
+    state.withdraw_address();
+    if let Ok(served) = serving.await {
+        served.map_err(|error| Failure::new(ExitCode::Network, format!("serving: {error}")))?;
+    }
+    match result {
+        Ok(Ok(())) => Ok(None),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(Failure::new(ExitCode::Failure, "the coordinator's loop ended unexpectedly")),
+    }
+}
+
+/// Stops every job that has not ended and waits until it has. The last in the queue first, so that none takes the place of
+/// one that ends.
+async fn stop_jobs(handle: &Handle) {
+    let Some(status) = handle.status().await else { return };
+    let mut stopping = Vec::new();
+    for job in status.jobs.iter().rev() {
+        let Ok(id) = job.job_id.parse::<proto::JobId>() else { continue };
+        if let Some(Ok(())) = handle.stop(id.clone()).await {
+            stopping.push(id);
+        }
+    }
+    for id in stopping {
+        handle.wait(id).await;
+    }
+}

@@ -1,0 +1,200 @@
+//! What the journal holds: every decision that must outlive the process, and how a restarted core reads it back.
+//! Plain strings and numbers, so that the file stays readable to people and to later versions.
+
+use std::time::Duration;
+
+use proto::Job;
+use proto::identity::{Generation, Incarnation, JobId, hex, unhex};
+use proto::manifest::Evaluation;
+use serde::{Deserialize, Serialize};
+
+use super::Cluster;
+use super::event::{Cause, Digest, Outcome};
+use super::job::{CheckpointEntry, DatasetFacts, JobRun, JobSpec, Mark, Shortage, Stage, Submission};
+use super::membership::Seat;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// A coordinator started; generations up to `generation` are burned.
+    Booted { boot: u64, generation: u64 },
+    Submitted {
+        job: String,
+        toml: String,
+        dataset: DatasetFacts,
+        workers: u32,
+        shortage: Shortage,
+    },
+    /// The job goes on from a checkpoint (or, without any, from the beginning). These are the checkpoints it has.
+    Resumed {
+        job: String,
+        workers: u32,
+        shortage: Shortage,
+        checkpoints: Vec<CheckpointEntry>,
+    },
+    Formed {
+        job: String,
+        generation: u64,
+        device_kind: String,
+        base_step: u64,
+        /// Hex; absent for the initial state before anybody has made it.
+        base_digest: Option<String>,
+        members: Vec<MemberRecord>,
+    },
+    Committed { job: String, generation: u64, step: u64, digest: String },
+    Evaluated { job: String, step: u64, evaluation: Evaluation },
+    /// `entry` is sealed; `removed` are no longer kept.
+    Sealed { job: String, entry: CheckpointEntry, removed: Vec<u64> },
+    Ended { job: String, end: End, trained_ms: u64, trained_steps: u64 },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    pub worker: String,
+    /// Hex.
+    pub incarnation: String,
+    pub address: String,
+    pub first_slice: u32,
+    pub slice_count: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    Finished { model_sha256: String },
+    Stopped,
+    Failed { cause: Cause, reason: String },
+}
+
+impl From<&Outcome> for End {
+    fn from(outcome: &Outcome) -> End {
+        match outcome.clone() {
+            Outcome::Finished { model_sha256 } => End::Finished { model_sha256 },
+            Outcome::Stopped => End::Stopped,
+            Outcome::Failed { cause, reason } => End::Failed { cause, reason },
+        }
+    }
+}
+
+impl From<&Seat> for MemberRecord {
+    fn from(seat: &Seat) -> MemberRecord {
+        MemberRecord {
+            worker: seat.member.name.to_string(),
+            incarnation: seat.member.incarnation.to_string(),
+            address: seat.member.address.clone(),
+            first_slice: seat.member.slices.start,
+            slice_count: seat.member.slices.len() as u32,
+        }
+    }
+}
+
+/// A record that is whole but makes no sense: written by another version, or by a bug.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplayError {
+    #[error("it speaks of job {0:?}, which no earlier record submits")]
+    UnknownJob(String),
+    #[error("it holds an unreadable {what}: {problem}")]
+    Unreadable { what: &'static str, problem: String },
+}
+
+impl Cluster {
+    /// Takes in one record of an earlier life. Follow the last one with `boot`.
+    pub fn replay(&mut self, record: &Record) -> Result<(), ReplayError> {
+        match record {
+            Record::Booted { boot, generation } => {
+                self.boot = *boot;
+                self.burn(Generation(*generation));
+            }
+            Record::Submitted { job, toml, dataset, workers, shortage } => {
+                let id = job_id(job)?;
+                let parsed = Job::parse(toml).map_err(|e| unreadable("job file", &e))?;
+                let spec = JobSpec { job: parsed, toml: toml.clone(), dataset: dataset.clone() };
+                let submission =
+                    Submission { spec, workers: *workers, fresh: false, shortage: *shortage };
+                self.jobs.push(JobRun::new(id, submission, Stage::Queued));
+            }
+            Record::Formed { job, generation, device_kind, members, .. } => {
+                self.burn(Generation(*generation));
+                for member in members {
+                    incarnation(&member.incarnation)?;
+                }
+                let run = self.replayed(job)?;
+                run.device_kind = Some(device_kind.clone());
+                run.stage = Stage::Active;
+            }
+            Record::Resumed { job, workers, shortage, checkpoints } => {
+                let base = base_of(checkpoints)?;
+                let run = self.replayed(job)?;
+                run.checkpoints = checkpoints.clone();
+                run.rewind(base);
+                (run.workers, run.shortage) = (*workers, *shortage);
+                run.stage = Stage::Queued;
+            }
+            Record::Committed { job, step, digest, .. } => {
+                let digest = parse_digest(digest)?;
+                self.replayed(job)?.commit(*step, digest);
+            }
+            Record::Evaluated { job, step, evaluation } => {
+                self.replayed(job)?.evaluations.insert(*step, *evaluation);
+            }
+            Record::Sealed { job, entry, .. } => {
+                let run = self.replayed(job)?;
+                run.unsealed.remove(&entry.step);
+                run.keep(entry.clone());
+            }
+            Record::Ended { job, end, trained_ms, trained_steps } => {
+                let run = self.replayed(job)?;
+                run.stage = Stage::Ended(end.outcome());
+                run.trained = Duration::from_millis(*trained_ms);
+                run.trained_steps = *trained_steps;
+            }
+        }
+        Ok(())
+    }
+
+    fn burn(&mut self, generation: Generation) {
+        self.generation = self.generation.max(generation);
+    }
+
+    fn replayed(&mut self, job: &str) -> Result<&mut JobRun, ReplayError> {
+        let found = self.jobs.iter_mut().find(|run| run.id.as_str() == job);
+        found.ok_or_else(|| ReplayError::UnknownJob(job.to_owned()))
+    }
+}
+
+impl End {
+    fn outcome(&self) -> Outcome {
+        match self.clone() {
+            End::Finished { model_sha256 } => Outcome::Finished { model_sha256 },
+            End::Stopped => Outcome::Stopped,
+            End::Failed { cause, reason } => Outcome::Failed { cause, reason },
+        }
+    }
+}
+
+/// Where a job with these checkpoints starts from.
+pub(crate) fn base_of(checkpoints: &[CheckpointEntry]) -> Result<Mark, ReplayError> {
+    match checkpoints.last() {
+        Some(entry) => Ok(Mark { step: entry.step, digest: Some(parse_digest(&entry.digest)?) }),
+        None => Ok(Mark { step: 0, digest: None }),
+    }
+}
+
+/// The digest behind its hexadecimal form.
+pub(crate) fn parse_digest(text: &str) -> Result<Digest, ReplayError> {
+    let bytes: Option<[u8; 16]> = unhex(text).and_then(|bytes| bytes.try_into().ok());
+    bytes.map(Digest).ok_or_else(|| unreadable("digest", &format!("{text:?}")))
+}
+
+fn job_id(text: &str) -> Result<JobId, ReplayError> {
+    text.parse().map_err(|e| unreadable("job id", &e))
+}
+
+fn incarnation(text: &str) -> Result<Incarnation, ReplayError> {
+    let parsed = unhex(text).and_then(|bytes| Incarnation::from_bytes(&bytes));
+    parsed.ok_or_else(|| unreadable("incarnation", &hex(text.as_bytes())))
+}
+
+fn unreadable(what: &'static str, problem: &dyn std::fmt::Display) -> ReplayError {
+    ReplayError::Unreadable { what, problem: problem.to_string() }
+}

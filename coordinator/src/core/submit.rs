@@ -1,0 +1,288 @@
+//! Jobs come and go: submission, going on from a checkpoint, stopping, the end.
+
+use proto::identity::JobId;
+
+use super::event::{
+    Action, Answer, BaseSearch, Level, Outcome, Plan, StopRefusal, SubmitRefusal, Ticket,
+};
+use super::job::{CheckpointEntry, JobRun, JobSpec, Stage, Submission, differing_keys};
+use super::record::{End, Record, base_of};
+use super::{Cause, Cluster};
+
+impl Cluster {
+    pub(super) fn submit(&mut self, ticket: Ticket, submission: Submission) {
+        let slices = submission.spec.job.train.slices;
+        if submission.workers as usize > slices || submission.workers == 0 {
+            let workers = submission.workers;
+            return self.refuse(ticket, SubmitRefusal::TooManyWorkers { workers, slices });
+        }
+        let same = |job: &&JobRun| job.spec.same_as(&submission.spec);
+        let name = &submission.spec.job.name;
+        let namesake = |job: &&JobRun| job.spec.job.name == *name;
+        let found = if submission.fresh {
+            None
+        } else {
+            let newest_first = self.jobs.iter().rev();
+            newest_first.clone().find(same).or_else(|| newest_first.clone().find(namesake))
+        };
+        match found {
+            None => self.create(ticket, submission),
+            Some(job) if !job.spec.same_as(&submission.spec) => {
+                let differences = differences(&job.spec, &submission.spec);
+                let job = job.id.clone();
+                self.refuse(ticket, SubmitRefusal::Differs { job, differences });
+            }
+            Some(job) => match &job.stage {
+                Stage::Ended(Outcome::Finished { .. }) => {
+                    let (job, resumed_from_step) = (job.id.clone(), job.watermark.step);
+                    let answer = Answer::Submitted { job, resumed_from_step, already_finished: true };
+                    self.push(Action::Answer { ticket, answer });
+                }
+                Stage::Ended(_) => self.search(ticket, job.id.clone(), submission),
+                _ => {
+                    let job = job.id.clone();
+                    self.refuse(ticket, SubmitRefusal::Busy { job });
+                }
+            },
+        }
+    }
+
+    fn create(&mut self, ticket: Ticket, submission: Submission) {
+        let name = submission.spec.job.name.as_str();
+        let number = 1 + self.jobs.iter().filter_map(|job| number_of(&job.id, name)).max().unwrap_or(0);
+        let text = format!("{name}-{number}");
+        let Ok(id) = text.parse::<JobId>() else {
+            return self.refuse(ticket, SubmitRefusal::Name { id: text });
+        };
+        self.push(Action::Journal(Record::Submitted {
+            job: text,
+            toml: submission.spec.toml.clone(),
+            dataset: submission.spec.dataset.clone(),
+            workers: submission.workers,
+            shortage: submission.shortage,
+        }));
+        let job = JobRun::new(id.clone(), submission, Stage::Queued);
+        let text = format!("job {id} submitted: {} steps", job.total_steps());
+        self.jobs.push(job);
+        self.queue.push_back(id.clone());
+        self.log(Some(&id), Level::Info, text);
+        let answer = Answer::Submitted { job: id, resumed_from_step: 0, already_finished: false };
+        self.push(Action::Answer { ticket, answer });
+    }
+
+    /// The job ran here before: its checkpoints are verified first.
+    fn search(&mut self, ticket: Ticket, id: JobId, submission: Submission) {
+        let Some(job) = self.job_mut(&id) else { return };
+        job.stage = Stage::Searching(ticket);
+        (job.workers, job.shortage) = (submission.workers, submission.shortage);
+        self.queue.push_back(id.clone());
+        self.push(Action::FindBase { job: id, spec: Box::new(submission.spec) });
+    }
+
+    pub(super) fn resume(&mut self, id: &JobId, search: BaseSearch) {
+        let Some(job) = self.job(id) else { return };
+        let Stage::Searching(ticket) = job.stage else { return };
+        let had_checkpoint = job.had_checkpoint;
+        let (entries, set_aside) = match search {
+            BaseSearch::Found { entries, set_aside } => (entries, set_aside),
+            BaseSearch::Nothing { set_aside } if !had_checkpoint => (Vec::new(), set_aside),
+            BaseSearch::Nothing { set_aside } => {
+                self.warn_all(id, &set_aside);
+                let problem = format!("job {id} had checkpoints, but none of them can be used");
+                return self.without_base(id, ticket, problem);
+            }
+            BaseSearch::Refused { problem } => return self.without_base(id, ticket, problem),
+        };
+        self.warn_all(id, &set_aside);
+        let base = match base_of(&entries) {
+            Ok(base) => base,
+            Err(error) => return self.without_base(id, ticket, error.to_string()),
+        };
+        self.go_on_from(id, ticket, entries, base.step);
+    }
+
+    fn go_on_from(&mut self, id: &JobId, ticket: Ticket, entries: Vec<CheckpointEntry>, step: u64) {
+        let Some(job) = self.job_mut(id) else { return };
+        let Ok(base) = base_of(&entries) else { return };
+        job.rewind(base);
+        for entry in &entries {
+            if let Some(evaluation) = entry.evaluation {
+                job.evaluations.insert(entry.step, evaluation);
+            }
+        }
+        let model = entries.last().map(|entry| entry.model_sha256.clone());
+        job.checkpoints = entries.clone();
+        job.stage = Stage::Queued;
+        let record = Record::Resumed {
+            job: id.to_string(),
+            workers: job.workers,
+            shortage: job.shortage,
+            checkpoints: entries,
+        };
+        let complete = step >= job.total_steps();
+        self.push(Action::Journal(record));
+        self.push(Action::CutHistory { job: id.clone(), step });
+        let text = match step {
+            0 => format!("job {id} has no checkpoint yet; it starts from the beginning"),
+            _ => format!("job {id} goes on from its checkpoint of step {step}"),
+        };
+        self.log(Some(id), Level::Info, text);
+        let answer = Answer::Submitted {
+            job: id.clone(),
+            resumed_from_step: step,
+            already_finished: complete,
+        };
+        self.push(Action::Answer { ticket, answer });
+        if let Some(model_sha256) = model.filter(|_| complete) {
+            // The earlier run ended between sealing its last checkpoint and saying so.
+            self.conclude(id, Outcome::Finished { model_sha256 });
+        }
+    }
+
+    fn without_base(&mut self, id: &JobId, ticket: Ticket, problem: String) {
+        self.log(Some(id), Level::Error, format!("job {id} can't go on: {problem}"));
+        let reason = problem.clone();
+        self.conclude(id, Outcome::Failed { cause: Cause::Checkpoint, reason });
+        self.refuse(ticket, SubmitRefusal::NoBase { problem });
+    }
+
+    fn warn_all(&mut self, id: &JobId, lines: &[String]) {
+        for line in lines {
+            self.log(Some(id), Level::Warn, line.clone());
+        }
+    }
+
+    pub(super) fn stop(&mut self, ticket: Ticket, id: &JobId) {
+        let Some(job) = self.job(id) else {
+            let refusal = StopRefusal::Unknown { job: id.clone() };
+            return self.push(Action::Answer { ticket, answer: Answer::StopRefused(refusal) });
+        };
+        match job.stage.clone() {
+            Stage::Ended(_) => {
+                let refusal = StopRefusal::Ended { job: id.clone() };
+                self.push(Action::Answer { ticket, answer: Answer::StopRefused(refusal) });
+                return;
+            }
+            Stage::Ending(_) => {}
+            Stage::Searching(waiting) => {
+                self.refuse(waiting, SubmitRefusal::Stopped { job: id.clone() });
+                self.conclude(id, Outcome::Stopped);
+            }
+            Stage::Queued => self.conclude(id, Outcome::Stopped),
+            Stage::Active => self.stop_generation(id),
+        }
+        self.push(Action::Answer { ticket, answer: Answer::Stopping });
+    }
+
+    fn stop_generation(&mut self, id: &JobId) {
+        let Some(membership) = self.membership.as_mut().filter(|m| m.job == *id) else { return };
+        if membership.is_forming() {
+            self.dissolve("the job was stopped");
+            return self.conclude(id, Outcome::Stopped);
+        }
+        if std::mem::replace(&mut membership.stopping, true) {
+            return;
+        }
+        let generation = membership.generation;
+        let sessions: Vec<_> = membership.seats.iter().map(|seat| seat.member.session).collect();
+        self.log(Some(id), Level::Info, format!("job {id} stops after its current step"));
+        for session in sessions {
+            self.push(Action::Send { session, generation, plan: Plan::Stop });
+        }
+    }
+
+    /// The job is over once its checkpoints in flight are settled.
+    pub(super) fn end(&mut self, id: &JobId, outcome: Outcome) {
+        let Some(job) = self.job_mut(id) else { return };
+        job.stage = Stage::Ending(outcome);
+        self.settle(id);
+    }
+
+    pub(super) fn settle(&mut self, id: &JobId) {
+        let Some(job) = self.job(id) else { return };
+        let Stage::Ending(outcome) = &job.stage else { return };
+        if !job.sealing.is_empty() {
+            return;
+        }
+        let (wished, outcome) = (outcome.clone(), kept_outcome(job, outcome.clone()));
+        if let (false, Outcome::Failed { reason, .. }) = (outcome == wished, &outcome) {
+            self.log(Some(id), Level::Error, format!("job {id} failed: {reason}"));
+        }
+        self.conclude(id, outcome);
+    }
+
+    /// The job is over.
+    pub(super) fn conclude(&mut self, id: &JobId, outcome: Outcome) {
+        self.queue.retain(|other| other != id);
+        let Some(job) = self.job_mut(id) else { return };
+        job.stage = Stage::Ended(outcome.clone());
+        let record = Record::Ended {
+            job: id.to_string(),
+            end: End::from(&outcome),
+            trained_ms: job.trained.as_millis() as u64,
+            trained_steps: job.trained_steps,
+        };
+        let (step, newest) = (job.watermark.step, job.newest_checkpoint_words());
+        self.push(Action::Journal(record));
+        match &outcome {
+            Outcome::Finished { model_sha256 } => {
+                let text = format!("job {id} finished after step {step}: model sha256 {model_sha256}");
+                self.log(Some(id), Level::Info, text);
+            }
+            Outcome::Stopped => {
+                self.log(Some(id), Level::Info, format!("job {id} stopped after step {step}; {newest}"));
+            }
+            // Said when it happened, in the words of the cause.
+            Outcome::Failed { .. } => {}
+        }
+        self.push(Action::Finish { job: id.clone(), outcome });
+    }
+
+    fn refuse(&mut self, ticket: Ticket, refusal: SubmitRefusal) {
+        self.push(Action::Answer { ticket, answer: Answer::SubmitRefused(refusal) });
+    }
+}
+
+/// A run whose last state is not on disk has not succeeded, whatever its workers computed.
+fn kept_outcome(job: &JobRun, outcome: Outcome) -> Outcome {
+    let step = job.watermark.step;
+    let newest = job.checkpoints.last();
+    let failed = |reason: String| Outcome::Failed { cause: Cause::Checkpoint, reason };
+    let missing = || {
+        let why = match &job.given_up {
+            Some((given_up, problem)) if *given_up == step => problem.clone(),
+            _ => "the workers sent none".to_owned(),
+        };
+        let words = job.newest_checkpoint_words();
+        failed(format!("step {step} was reached, but its checkpoint could not be written: {why}; {words}"))
+    };
+    match (&outcome, newest) {
+        (Outcome::Finished { model_sha256 }, Some(entry)) if entry.step == step => {
+            if entry.model_sha256 == *model_sha256 {
+                return outcome;
+            }
+            failed(format!(
+                "the checkpoint of step {step} holds model {}, but the workers ended with {model_sha256}",
+                entry.model_sha256
+            ))
+        }
+        (Outcome::Stopped, Some(entry)) if entry.step == step => outcome,
+        (Outcome::Stopped, None) if step == 0 => outcome,
+        (Outcome::Finished { .. } | Outcome::Stopped, _) => missing(),
+        (Outcome::Failed { .. }, _) => outcome,
+    }
+}
+
+fn differences(old: &JobSpec, new: &JobSpec) -> String {
+    let mut found = differing_keys(&old.toml, &new.toml);
+    if found.is_empty() {
+        let folder = new.job.data.path.display();
+        found.push(format!("its dataset: the files in {folder} have changed"));
+    }
+    found.join(", ")
+}
+
+/// The number of the job `<name>-<number>`.
+fn number_of(id: &JobId, name: &str) -> Option<u64> {
+    id.as_str().strip_prefix(name)?.strip_prefix('-')?.parse().ok()
+}

@@ -1,0 +1,184 @@
+//! What people see: every job and worker, and why each stands where it stands. Reads, never decides.
+
+use std::time::Duration;
+
+use proto::identity::{JobId, Name};
+use proto::manifest::Evaluation;
+use proto::wire::v1::{JobState, JobStatus, Phase, WorkerStatus};
+
+use super::Cluster;
+use super::event::{Cause, Outcome};
+use super::job::{CheckpointEntry, JobRun, JobSpec, Stage, best_checkpoint};
+use super::membership::Membership;
+use super::roster::Worker;
+
+/// One job, for summaries and listings.
+#[derive(Clone, Debug)]
+pub struct JobView {
+    pub id: JobId,
+    pub spec: JobSpec,
+    pub step: u64,
+    pub total_steps: u64,
+    pub loss: Option<f64>,
+    /// Newest evaluation and its step.
+    pub evaluation: Option<(u64, Evaluation)>,
+    /// Best evaluation and its step.
+    pub best: Option<(u64, Evaluation)>,
+    /// Oldest first.
+    pub checkpoints: Vec<CheckpointEntry>,
+    pub best_checkpoint: Option<u64>,
+    /// Set once the job is over.
+    pub outcome: Option<Outcome>,
+    pub trained: Duration,
+    pub trained_steps: u64,
+}
+
+impl Cluster {
+    /// `None` for an unknown job.
+    pub fn view(&self, id: &JobId) -> Option<JobView> {
+        let job = self.job(id)?;
+        let newest = job.evaluations.last_key_value().map(|(&step, &found)| (step, found));
+        let accuracy = |evaluation: &Evaluation| {
+            evaluation.correct as f64 / evaluation.samples.max(1) as f64
+        };
+        let best = job.evaluations.iter().max_by(|a, b| accuracy(a.1).total_cmp(&accuracy(b.1)));
+        Some(JobView {
+            id: job.id.clone(),
+            spec: job.spec.clone(),
+            step: job.watermark.step,
+            total_steps: job.total_steps(),
+            loss: job.loss,
+            evaluation: newest,
+            best: best.map(|(&step, &evaluation)| (step, evaluation)),
+            checkpoints: job.checkpoints.clone(),
+            best_checkpoint: best_checkpoint(&job.checkpoints),
+            outcome: match &job.stage {
+                Stage::Ended(outcome) => Some(outcome.clone()),
+                _ => None,
+            },
+            trained: job.trained,
+            trained_steps: job.trained_steps,
+        })
+    }
+
+    /// All jobs, oldest first. Speeds are the driver's knowledge and left at 0.
+    pub fn job_statuses(&self) -> Vec<JobStatus> {
+        self.jobs.iter().map(|job| self.job_status(job)).collect()
+    }
+
+    /// All workers, by name.
+    pub fn worker_statuses(&self) -> Vec<WorkerStatus> {
+        self.roster.iter().map(|worker| self.worker_status(worker)).collect()
+    }
+
+    /// Jobs that have not ended.
+    pub fn open_jobs(&self) -> Vec<JobId> {
+        self.queue.iter().cloned().collect()
+    }
+
+    fn job_status(&self, job: &JobRun) -> JobStatus {
+        let membership = self.membership.as_ref().filter(|m| m.job == job.id);
+        let newest = job.evaluations.last_key_value().map(|(_, evaluation)| *evaluation);
+        let model_sha256 = match &job.stage {
+            Stage::Ended(Outcome::Finished { model_sha256 }) => model_sha256.clone(),
+            _ => String::new(),
+        };
+        let (state, reason) = self.standing(job, membership);
+        JobStatus {
+            job_id: job.id.to_string(),
+            state: state.into(),
+            reason,
+            step: job.watermark.step,
+            total_steps: job.total_steps(),
+            loss: job.loss,
+            evaluated_correct: newest.map_or(0, |evaluation| evaluation.correct),
+            evaluated_samples: newest.map_or(0, |evaluation| evaluation.samples),
+            images_per_second: 0.0,
+            workers: membership.map_or(0, |membership| membership.seats.len() as u32),
+            model_sha256,
+        }
+    }
+
+    /// Where a job stands, and why.
+    fn standing(&self, job: &JobRun, membership: Option<&Membership>) -> (JobState, String) {
+        let steps = |verb: &str| format!("{verb} after step {}", job.watermark.step);
+        match (&job.stage, membership) {
+            (Stage::Searching(_), _) => {
+                (JobState::Waiting, "verifying the checkpoints of its earlier run".to_owned())
+            }
+            (Stage::Queued, _) | (Stage::Active, None) => {
+                (JobState::Waiting, self.waiting_reason(job))
+            }
+            (Stage::Active, Some(membership)) if membership.is_forming() => {
+                (JobState::Forming, format!("preparing: {} not ready yet", membership.unready()))
+            }
+            (Stage::Active, Some(membership)) => (JobState::Running, running_reason(membership)),
+            (Stage::Ending(_), _) => {
+                (JobState::Running, "writing its last checkpoint".to_owned())
+            }
+            (Stage::Ended(Outcome::Finished { .. }), _) => (JobState::Finished, steps("finished")),
+            (Stage::Ended(Outcome::Stopped), _) => {
+                let words = job.newest_checkpoint_words();
+                (JobState::Stopped, format!("{}; {words}", steps("stopped")))
+            }
+            (Stage::Ended(Outcome::Failed { reason, cause }), _) => {
+                let words = job.newest_checkpoint_words();
+                let said = matches!(cause, Cause::Checkpoint);
+                let reason = if said { reason.clone() } else { format!("{reason}; {words}") };
+                (JobState::Failed, reason)
+            }
+        }
+    }
+
+    fn waiting_reason(&self, job: &JobRun) -> String {
+        match self.queue.front() {
+            Some(head) if *head != job.id => return format!("waiting for job {head} to end"),
+            _ => {}
+        }
+        let crew = self.roster.crew(job.device_kind.as_deref(), &job.excluded).len();
+        let others = self.roster.iter().filter(|worker| !worker.dismissed).count() - crew;
+        let plural = if job.workers == 1 { "worker" } else { "workers" };
+        let verb = if crew == 1 { "has" } else { "have" };
+        let mut reason = format!("waiting for {} {plural}, {crew} {verb} joined", job.workers);
+        if others > 0 {
+            let kind = job.device_kind.as_deref().unwrap_or("one kind of device");
+            reason = format!("{reason}; {others} more can't take part (the job runs on {kind})");
+        }
+        reason
+    }
+
+    fn worker_status(&self, worker: &Worker) -> WorkerStatus {
+        let membership = self.membership.as_ref();
+        let membership = membership.filter(|m| m.rank_of(worker.session).is_some());
+        let doing = match worker.phase {
+            Phase::Idle => "idle",
+            Phase::Prepare => "preparing",
+            Phase::Compute => "computing",
+            Phase::Exchange => "exchanging",
+            Phase::Evaluate => "evaluating",
+            Phase::Checkpoint => "writing a checkpoint",
+        };
+        WorkerStatus {
+            worker: worker.name.to_string(),
+            address: worker.address.clone(),
+            device_kind: worker.device_kind.clone(),
+            threads: worker.threads,
+            job_id: membership.map_or_else(String::new, |membership| membership.job.to_string()),
+            step: worker.step,
+            doing: doing.to_owned(),
+        }
+    }
+}
+
+fn running_reason(membership: &Membership) -> String {
+    let count = membership.seats.len();
+    if let Some(complaint) = membership.complaints.first() {
+        let (name, culprit) = (membership.name(complaint.from), complaint.trouble.culprit.as_ref());
+        let culprit = culprit.map_or("a peer", Name::as_str);
+        return format!("{name} lost its connection to {culprit}; finding out which one failed");
+    }
+    if membership.stopping {
+        return "stopping after the current step".to_owned();
+    }
+    format!("training with {count} workers")
+}

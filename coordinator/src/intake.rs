@@ -1,0 +1,83 @@
+//! From a job file to a job that can run: parsed, its path made absolute, its dataset indexed. Reads the dataset once.
+
+use std::path::{Path, PathBuf};
+
+use dataset::{Dataset, DatasetError};
+use proto::Job;
+use proto::job::{DataFormat, JobError, Normalisation};
+use proto::manifest::Input;
+use proto::wire::JOB_BYTES_MAX;
+
+use crate::core::{DatasetFacts, JobSpec};
+
+/// Why a job can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    #[error("reading the job file {}: {source}; check the path", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("the job file has more than {JOB_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("the folder {} that paths in the job file start from is not absolute", folder.display())]
+    RelativeFolder { folder: PathBuf },
+    #[error("{0}")]
+    Job(#[from] JobError),
+    #[error("dataset: {0}")]
+    Dataset(#[from] DatasetError),
+    #[error(
+        "the job gives data.mean and data.std {given} values, but the images have {channels} channels"
+    )]
+    Channels { given: usize, channels: usize },
+}
+
+/// Reads a job file; returns its text and the folder that its paths start from.
+pub fn read_job_file(path: &Path) -> Result<(String, PathBuf), IntakeError> {
+    let fail = |source| IntakeError::Unreadable { path: path.to_owned(), source };
+    let text = std::fs::read_to_string(path).map_err(fail)?;
+    let folder = path.canonicalize().map_err(fail)?;
+    let folder = folder.parent().map(Path::to_owned).unwrap_or_default();
+    Ok((text, folder))
+}
+
+/// Resolves the job and indexes its dataset.
+pub fn read_job(text: &str, base_folder: &Path) -> Result<JobSpec, IntakeError> {
+    if text.len() > JOB_BYTES_MAX {
+        return Err(IntakeError::TooLong);
+    }
+    if !base_folder.is_absolute() {
+        return Err(IntakeError::RelativeFolder { folder: base_folder.to_owned() });
+    }
+    let mut job = Job::parse(text)?;
+    let folder = base_folder.join(&job.data.path);
+    // One spelling of the path, so that the same job is recognised; a missing folder is the dataset's error.
+    job.data.path = folder.canonicalize().unwrap_or(folder);
+    let dataset = index(&job)?;
+    Ok(JobSpec { toml: job.to_toml(), job, dataset })
+}
+
+fn index(job: &Job) -> Result<DatasetFacts, IntakeError> {
+    let format = match job.data.format {
+        DataFormat::Idx => dataset::Format::Idx,
+        DataFormat::Cifar10 => dataset::Format::Cifar10,
+        DataFormat::Cifar100 => dataset::Format::Cifar100,
+    };
+    let dataset = Dataset::open(format, &job.data.path)?;
+    let channels = dataset.shape.channels;
+    let (mean, std) = match &job.data.normalisation {
+        Normalisation::Given { mean, std } => (mean.clone(), std.clone()),
+        Normalisation::Measured => {
+            let measured = dataset.train.channel_statistics();
+            (measured.mean, measured.std)
+        }
+    };
+    if mean.len() != channels {
+        return Err(IntakeError::Channels { given: mean.len(), channels });
+    }
+    let (height, width) = (dataset.shape.height, dataset.shape.width);
+    Ok(DatasetFacts {
+        fingerprint: dataset.fingerprint.to_string(),
+        train_len: dataset.train.len() as u64,
+        test_len: dataset.test.len() as u64,
+        classes: dataset.classes,
+        input: Input { channels, height, width, mean, std },
+    })
+}

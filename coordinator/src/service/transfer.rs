@@ -1,0 +1,196 @@
+//! Checkpoint bytes on their way in and out, in chunks, each with its checksum. Disk work happens on blocking threads.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::identity::{JobId, unhex};
+use proto::manifest::folder_name;
+use proto::wire::CHUNK_BYTES_MAX;
+use proto::wire::v1;
+use proto::wire::v1::checkpoint_chunk::Kind;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::convert;
+use crate::checkpoints::{self, Part, UploadError, Uploads, Whole};
+use crate::core::Event;
+use crate::driver::Handle;
+
+/// Receives one member's part; returns the bytes stored.
+pub(super) async fn receive(
+    handle: &Handle,
+    mut chunks: Streaming<v1::CheckpointChunk>,
+) -> Result<u64, Status> {
+    let first = next(&mut chunks).await?.and_then(|chunk| chunk.kind);
+    let Some(Kind::Header(header)) = first else {
+        return Err(Status::invalid_argument("the first chunk must be `header`"));
+    };
+    let job: JobId = header
+        .job_id
+        .parse()
+        .map_err(|error| Status::invalid_argument(format!("header.job_id: {error}")))?;
+    let (generation, step, rank) = (header.generation, header.step, header.rank);
+    let files = convert::files(header.files)?;
+    let uploads = handle.uploads().clone();
+    let name = job.to_string();
+    let part = blocking(move || uploads.begin(&name, generation, step, rank, files)).await?;
+    let stored = match part {
+        Ok(part) => store(part, chunks).await?,
+        Err(error) => Err(error),
+    };
+    match stored {
+        Ok((bytes, complete)) => {
+            if complete {
+                // Told before the receipt is sent: whatever the worker says next comes later.
+                let generation = proto::Generation(generation);
+                handle.tell(Event::CheckpointAssembled { job, generation, step }).await;
+            }
+            Ok(bytes)
+        }
+        Err(error) => {
+            // A late or repeated part harms nothing. Anything else spoils the checkpoint, with one warning for all parts.
+            let harmless = matches!(
+                error,
+                UploadError::NotCurrent { .. } | UploadError::Repeated { .. } | UploadError::GivenUp { .. }
+            );
+            if !harmless {
+                let problem = error.to_string();
+                let uploads: Arc<Uploads> = handle.uploads().clone();
+                if blocking(move || uploads.give_up(generation, step)).await? {
+                    handle.tell(Event::CheckpointFailed { job, step, problem }).await;
+                }
+            }
+            Err(refusal(&error))
+        }
+    }
+}
+
+async fn store(
+    mut part: Part,
+    mut chunks: Streaming<v1::CheckpointChunk>,
+) -> Result<Result<(u64, bool), UploadError>, Status> {
+    while let Some(chunk) = next(&mut chunks).await? {
+        let Some(Kind::Data(chunk)) = chunk.kind else {
+            return Err(Status::invalid_argument("only `data` follows the header"));
+        };
+        let (returned, stored) = blocking(move || {
+            let v1::CheckpointData { file, offset, data, crc32 } = chunk;
+            let stored = part.store(file, offset, &data, crc32);
+            (part, stored)
+        })
+        .await?;
+        part = returned;
+        if let Err(error) = stored {
+            return Ok(Err(error));
+        }
+    }
+    blocking(move || part.finish()).await
+}
+
+/// The next chunk, which must not take forever: a part that stalls would hold its checkpoint back.
+async fn next(
+    chunks: &mut Streaming<v1::CheckpointChunk>,
+) -> Result<Option<v1::CheckpointChunk>, Status> {
+    let stalled = |_| Status::deadline_exceeded("the upload stalled");
+    tokio::time::timeout(CHUNK_WITHIN, chunks.message()).await.map_err(stalled)?
+}
+
+fn refusal(error: &UploadError) -> Status {
+    let text = error.to_string();
+    match error {
+        UploadError::NotCurrent { .. } => Status::failed_precondition(text),
+        UploadError::Header(_) | UploadError::Data(_) => Status::invalid_argument(text),
+        UploadError::Repeated { .. } => Status::already_exists(text),
+        UploadError::Checksum { .. } => Status::data_loss(text),
+        UploadError::Disk { .. } | UploadError::GivenUp { .. } => Status::resource_exhausted(text),
+    }
+}
+
+/// The files of a sealed checkpoint, verified before the first byte is sent.
+pub(super) async fn send(
+    handle: &Handle,
+    request: v1::CheckpointRequest,
+) -> Result<ReceiverStream<Result<v1::CheckpointChunk, Status>>, Status> {
+    let v1::CheckpointRequest { job_id, step } = request;
+    let job: JobId = job_id
+        .parse()
+        .map_err(|error| Status::invalid_argument(format!("job_id: {error}")))?;
+    let folder = checkpoints::folder_of(handle.jobs_folder(), &job).join(folder_name(step));
+    let whole = blocking({
+        let folder = folder.clone();
+        move || {
+            if !folder.is_dir() {
+                let text = format!("job {job} has no sealed checkpoint of step {step}");
+                return Err(Status::not_found(text));
+            }
+            checkpoints::verify(&folder).map_err(|damage| Status::data_loss(damage.to_string()))
+        }
+    })
+    .await??;
+    let (chunks, outgoing) = mpsc::channel(CHUNKS_AHEAD);
+    spawn_blocking(move || {
+        if let Err(status) = read_out(&folder, &whole, &chunks) {
+            // The receiver may be the one who has gone.
+            chunks.blocking_send(Err(status)).ok();
+        }
+    });
+    Ok(ReceiverStream::new(outgoing))
+}
+
+fn read_out(
+    folder: &Path,
+    whole: &Whole,
+    chunks: &mpsc::Sender<Result<v1::CheckpointChunk, Status>>,
+) -> Result<(), Status> {
+    let push = |kind| {
+        let sent = chunks.blocking_send(Ok(v1::CheckpointChunk { kind: Some(kind) }));
+        sent.map_err(|_| Status::cancelled("the receiver has gone"))
+    };
+    let manifest = &whole.manifest;
+    let files = manifest.files.iter().map(|(name, file)| v1::CheckpointFile {
+        name: name.clone(),
+        len: file.len,
+        sha256: unhex(&file.sha256).unwrap_or_default(),
+    });
+    push(Kind::Header(v1::CheckpointHeader {
+        job_id: manifest.job_id.clone(),
+        generation: 0,
+        step: manifest.step,
+        rank: 0,
+        files: files.collect(),
+    }))?;
+    for (index, name) in manifest.files.keys().enumerate() {
+        let path = folder.join(name);
+        let lost = |error| Status::data_loss(format!("reading {}: {error}", path.display()));
+        let mut file = File::open(&path).map_err(lost)?;
+        let mut offset = 0;
+        loop {
+            let mut data = Vec::with_capacity(CHUNK_BYTES_MAX);
+            let limit = CHUNK_BYTES_MAX as u64;
+            let read = file.by_ref().take(limit).read_to_end(&mut data).map_err(lost)?;
+            if read == 0 {
+                break;
+            }
+            let (file, crc32) = (index as u32, crc32fast::hash(&data));
+            push(Kind::Data(v1::CheckpointData { file, offset, data, crc32 }))?;
+            offset += read as u64;
+        }
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    spawn_blocking(work).await.map_err(|_| Status::internal("a disk task panicked"))
+}
+
+/// A chunk of 1 MiB, even over a slow network.
+const CHUNK_WITHIN: Duration = Duration::from_secs(30);
+/// Chunks read ahead of the network.
+const CHUNKS_AHEAD: usize = 4;

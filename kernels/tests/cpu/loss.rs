@@ -1,0 +1,125 @@
+//! Softmax cross-entropy.
+
+use kernels::ops::softmax_cross_entropy;
+use kernels::{Device, View, ViewMut};
+
+use crate::support::{
+    Numbers, assert_close, assert_is_gradient, assert_same_bits_everywhere, device, to_f64,
+};
+
+#[test]
+fn loss_gradient_and_hits_equal_the_f64_reference() {
+    let device = device(2);
+    for (samples, classes, smoothing) in CASES {
+        let (logits, labels) = example(samples, classes);
+        let (d_logits, sums) = run(&device, &logits, &labels, classes, smoothing);
+        let wide = to_f64(&logits);
+        let what = format!("{samples} samples of {classes} classes");
+        assert_close(&what, &sums[..1], &[loss(&wide, &labels, classes, smoothing)]);
+        assert_close(&what, &d_logits, &gradient(&wide, &labels, classes, smoothing));
+        let hits = logits.chunks(classes).zip(&labels).filter(|(row, label)| {
+            let at_label = row[**label as usize];
+            row.iter().all(|&logit| logit <= at_label)
+        });
+        assert_eq!(sums[1], hits.count() as f32);
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_threads_or_instruction_set() {
+    for (samples, classes, smoothing) in CASES {
+        let (logits, labels) = example(samples, classes);
+        assert_same_bits_everywhere("loss", |device| {
+            let (d_logits, sums) = run(device, &logits, &labels, classes, smoothing);
+            vec![d_logits, sums]
+        });
+    }
+}
+
+#[test]
+fn large_logits_do_not_overflow() {
+    let (d_logits, sums) = run(&device(1), &[1000.0, -1000.0], &[1], 2, 0.0);
+    assert_close("loss", &sums, &[2000.0, 0.0]);
+    assert_close("gradient", &d_logits, &[SCALE, -SCALE]);
+}
+
+#[test]
+fn a_tie_goes_to_the_first_class_and_nan_is_never_right() {
+    let (_, sums) = run(&device(1), &[2.0, 2.0, 2.0, 2.0, f32::NAN, 1.0], &[0, 1, 0], 2, 0.0);
+    assert_eq!(sums[1], 1.0);
+    assert!(sums[0].is_nan());
+}
+
+#[test]
+fn reference_gradient_agrees_with_finite_differences() {
+    let (logits, labels) = example(3, 5);
+    let logits = to_f64(&logits);
+    let gradient = gradient(&logits, &labels, 5, 0.1);
+    assert_is_gradient("d_logits", &logits, &gradient, |logits| {
+        SCALE * loss(logits, &labels, 5, 0.1)
+    });
+}
+
+const SCALE: f64 = 0.125;
+const CASES: [(usize, usize, f32); 4] = [(1, 2, 0.0), (8, 10, 0.1), (13, 17, 0.0), (16, 1000, 0.1)];
+
+fn example(samples: usize, classes: usize) -> (Vec<f32>, Vec<u32>) {
+    let mut numbers = Numbers::new(classes as u64);
+    let logits = (0..samples * classes).map(|_| 5.0 * numbers.next()).collect();
+    let labels = (0..samples).map(|_| (numbers.next_u64() % classes as u64) as u32).collect();
+    (logits, labels)
+}
+
+fn run(
+    device: &Device,
+    logits: &[f32],
+    labels: &[u32],
+    classes: usize,
+    smoothing: f32,
+) -> (Vec<f32>, Vec<f32>) {
+    let mut d_logits = vec![f32::NAN; logits.len()];
+    let mut sums = vec![f32::NAN; 2];
+    let (into, into_sums) = (ViewMut::Cpu(&mut d_logits), ViewMut::Cpu(&mut sums));
+    let logits = View::Cpu(logits);
+    softmax_cross_entropy(
+        device,
+        logits,
+        labels,
+        classes,
+        smoothing,
+        SCALE as f32,
+        into,
+        into_sums,
+    );
+    (d_logits, sums)
+}
+
+fn targets(label: u32, classes: usize, smoothing: f32) -> impl Iterator<Item = f64> {
+    let smoothing = f64::from(smoothing);
+    (0..classes).map(move |class| {
+        let hit = if class == label as usize { 1.0 - smoothing } else { 0.0 };
+        hit + smoothing / classes as f64
+    })
+}
+
+fn loss(logits: &[f64], labels: &[u32], classes: usize, smoothing: f32) -> f64 {
+    let mut sum = 0.0;
+    for (row, &label) in logits.chunks(classes).zip(labels) {
+        let log_sum = row.iter().map(|v| v.exp()).sum::<f64>().ln();
+        for (logit, target) in row.iter().zip(targets(label, classes, smoothing)) {
+            sum += target * (log_sum - logit);
+        }
+    }
+    sum
+}
+
+fn gradient(logits: &[f64], labels: &[u32], classes: usize, smoothing: f32) -> Vec<f64> {
+    let mut gradient = Vec::new();
+    for (row, &label) in logits.chunks(classes).zip(labels) {
+        let sum: f64 = row.iter().map(|v| v.exp()).sum();
+        for (logit, target) in row.iter().zip(targets(label, classes, smoothing)) {
+            gradient.push(SCALE * (logit.exp() / sum - target));
+        }
+    }
+    gradient
+}

@@ -1,0 +1,16 @@
+//! The CPU device against plain f64 arithmetic, and against itself with other threads, instruction
+//! sets and batches. One module per op; what they share is in `support`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot start has failed")]
+#![expect(clippy::print_stdout, reason = "what a machine cannot test is said aloud")]
+
+mod support;
+mod augment;
+mod conv;
+mod device;
+mod linear;
+mod loss;
+mod norm;
+mod pool;
+mod sgd;
+mod sums;

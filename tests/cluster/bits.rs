@@ -1,0 +1,87 @@
+//! The same job gives the same weights, whoever computes what and whatever is killed in between.
+
+use std::path::Path;
+use std::time::Duration;
+
+use cluster_tests::{Ended, JobFile, Train, digits_folder};
+use sha2::{Digest, Sha256};
+
+/// The digest that a finished run prints.
+pub(crate) fn model_sha256(ended: &Ended) -> String {
+    assert_eq!(ended.code, Some(0), "{}\n{}", ended.stdout, ended.stderr);
+    let line = ended.stdout.lines().find(|line| line.contains("model sha256"));
+    let line = line.unwrap_or_else(|| panic!("no digest in:\n{}", ended.stdout));
+    line.split_whitespace().last().expect("the line has words").to_owned()
+}
+
+fn train(job: &Path, state: &Path, workers: usize, threads: usize) -> String {
+    let train = Train { workers, threads, ..Train::new(job, state) };
+    model_sha256(&train.spawn().finish(LIMIT))
+}
+
+#[test]
+fn final_weights_do_not_depend_on_workers_threads_or_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobFile::digits().write(folder.path());
+    let state = |name: &str| folder.path().join(name);
+    let alone = train(&job, &state("w1"), 1, 1);
+    for (workers, threads) in [(1, 2), (2, 1), (2, 2), (3, 1), (5, 1)] {
+        let name = format!("w{workers}t{threads}");
+        assert_eq!(train(&job, &state(&name), workers, threads), alone, "{name}");
+    }
+    for (epoch, workers) in [("epoch 1", 2), ("epoch 2", 3)] {
+        let killed = Train { workers, ..Train::new(&job, &state(epoch)) };
+        let mut running = killed.spawn();
+        running.wait_for(&[epoch], LIMIT);
+        running.kill_all();
+        assert_eq!(running.finish(LIMIT).code, None, "killed by a signal");
+        // Another number of workers takes over.
+        let resumed = Train { workers: 2, ..killed }.spawn().finish(LIMIT);
+        assert!(resumed.stderr.contains("resum"), "{}", resumed.stderr);
+        assert_eq!(model_sha256(&resumed), alone, "killed in {epoch}");
+    }
+}
+
+#[test]
+fn the_example_reaches_its_accuracy_and_prints_the_digest_of_the_file_it_wrote() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = digits_folder().join("job.toml");
+    let ended = Train::new(&job, folder.path()).spawn().finish(LIMIT);
+    let digest = model_sha256(&ended);
+    let checkpoints = folder.path().join("jobs/digits-1/checkpoints");
+    let model = checkpoints.join("step-00000450/model.safetensors");
+    let bytes = std::fs::read(&model).unwrap();
+    assert_eq!(proto::identity::hex(&Sha256::digest(&bytes)), digest);
+
+    let manifest = std::fs::read(checkpoints.join("step-00000450/manifest.json")).unwrap();
+    let manifest: proto::manifest::Manifest = serde_json::from_slice(&manifest).unwrap();
+    let evaluation = manifest.evaluation.unwrap();
+    assert_eq!(evaluation.samples, 360);
+    assert!(evaluation.correct * 1000 >= 985 * evaluation.samples, "{evaluation:?}");
+
+    // Steps 1 to 450, each once, in order, in the metrics.
+    let metrics =
+        std::fs::read_to_string(folder.path().join("jobs/digits-1/metrics.jsonl")).unwrap();
+    let rows = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let rows: Vec<_> = rows.filter(|row| row.get("loss").is_some()).collect();
+    let steps: Vec<u64> = rows.iter().map(|row| row["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, (1..=450).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_finished_run_says_so_and_fresh_starts_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobFile::digits().with("epochs = 3", "epochs = 1").write(folder.path());
+    let state = folder.path().join("state");
+    let first = Train::new(&job, &state).spawn().finish(LIMIT);
+    let again = Train::new(&job, &state).spawn().finish(LIMIT);
+    assert_eq!(model_sha256(&again), model_sha256(&first));
+    let said = again.stdout + &again.stderr;
+    assert!(said.contains("already") && said.contains("--fresh"), "{said}");
+    let fresh = Train { fresh: true, ..Train::new(&job, &state) }.spawn().finish(LIMIT);
+    assert_eq!(model_sha256(&fresh), model_sha256(&first));
+    assert!(state.join("jobs/digits-1").is_dir() && state.join("jobs/digits-2").is_dir());
+}
+
+/// A run of these jobs takes a second or two; a machine under load gets far more.
+const LIMIT: Duration = Duration::from_secs(120);

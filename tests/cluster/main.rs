@@ -1,0 +1,6 @@
+//! Real processes on loopback: what a user sees, end to end.
+
+mod bits;
+mod loss;
+mod refusals;
+mod operators;

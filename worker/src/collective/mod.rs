@@ -1,0 +1,108 @@
+//! The exchange: adds the gradients of all workers of a generation over the fixed tree of slices, so that the bits of
+//! the sum do not depend on how many workers there are or who computes what.
+//!
+//! It is direct: rank `r` owns chunk `r` of each bucket, receives everybody's subtrees of that chunk, adds them in tree
+//! order and sends the sum to all. In reading order: `tree` (what is added to what), `layout` (who owns and sends
+//! which stretch), `tcp` (the trainer's side), `engine` with `gather` and
+//! `ending` (the thread that owns all state of the exchange)
+//! and `link` (the threads that own the sockets), `mesh` with `desk` and `handshake` (how a generation's connections come about).
+//! `solo` is the exchange of a worker on its own.
+//!
+//! Knows no model, no optimizer and no coordinator: it is told a generation and reports whom it lost.
+
+mod tree;
+mod error;
+mod abort;
+mod buffer;
+mod layout;
+mod frame;
+mod handshake;
+mod desk;
+mod mesh;
+mod link;
+mod gather;
+mod engine;
+mod ending;
+mod calls;
+mod tcp;
+mod solo;
+
+use std::fmt;
+use std::time::Duration;
+
+pub use abort::Abort;
+pub use error::CollectiveError;
+pub use mesh::Listener;
+pub use solo::Solo;
+pub use tcp::TcpExchange;
+pub use tree::{Merge, NodeId, SlicePlan, SliceStep, accumulate, subtrees};
+
+// Payloads travel as the bytes of the values in memory, little-endian by protocol.
+#[cfg(target_endian = "big")]
+compile_error!("the exchange sends values as they lie in memory and needs a little-endian machine");
+
+/// The gradient all-reduce of one generation.
+///
+/// Steps are consecutive numbers from any start. In each, every bucket is reduced once, in the same order on all
+/// workers, and waited for once, before the next step's first `reduce`; anything else is a mistake of the program and
+/// panics.
+pub trait Collective: Send + fmt::Debug {
+    /// Starts the reduction of a bucket and returns at once. `partials` are this worker's `subtrees`, in order, each
+    /// with the bucket's values; they are copied.
+    fn reduce(
+        &mut self,
+        step: u64,
+        bucket: usize,
+        partials: &[(NodeId, &[f32])],
+    ) -> Result<(), CollectiveError>;
+
+    /// Waits until the sum of the bucket over all slices is there and copies it to `sum`. Never waits longer than the
+    /// group's timeout without data.
+    fn wait(&mut self, step: u64, bucket: usize, sum: &mut [f32]) -> Result<(), CollectiveError>;
+
+    /// Ends the exchange after a completed step: the peers get what they still need of this worker, then the
+    /// connections close. Dropping an exchange instead tells the peers that this worker gave up.
+    fn shutdown(self: Box<Self>) -> Result<(), CollectiveError>;
+}
+
+/// One member of a generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub name: String,
+    /// host:port of its `Listener`.
+    pub address: String,
+    pub first_slice: u32,
+    pub slice_count: u32,
+}
+
+/// What all members of a generation agree on, and which of them this worker is.
+#[derive(Clone)]
+pub struct Group {
+    pub job: String,
+    pub generation: u64,
+    pub rank: usize,
+    /// By rank; their slices are contiguous, in this order, and cover all.
+    pub peers: Vec<Peer>,
+    /// Slices of a global batch, a power of two.
+    pub slices: u32,
+    /// Opens connections of this generation. Never sent, never logged.
+    pub key: [u8; 32],
+    /// Values in each bucket, in the order in which backward finishes them.
+    pub bucket_lens: Vec<usize>,
+    /// A peer that delivers nothing for this long, while this worker waits for it, is given up.
+    pub timeout: Duration,
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("job", &self.job)
+            .field("generation", &self.generation)
+            .field("rank", &self.rank)
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+//! What the tests of the exchange share: generations of several ranks in one process, over real loopback sockets, and
+//! the sum they must give, computed the plain way.
+
+mod tree;
+mod exchange;
+mod forming;
+mod faults;
+
+use std::net::TcpStream;
+use std::ops::Range;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::layout::Layout;
+use super::mesh::{self, Limits};
+use super::*;
+
+/// Far beyond what a loaded machine needs; only the tests about silence use less.
+const LONG: Duration = Duration::from_secs(60);
+
+/// The members of one generation, before they connect.
+struct Cluster {
+    listeners: Vec<Listener>,
+    groups: Vec<Group>,
+    aborts: Vec<Abort>,
+}
+
+impl Cluster {
+    /// `counts`: slices of each rank.
+    fn new(counts: &[u32], bucket_lens: &[usize]) -> Cluster {
+        let listeners: Vec<Listener> =
+            counts.iter().map(|_| Listener::bind("127.0.0.1:0").unwrap()).collect();
+        let mut first_slice = 0;
+        let mut peers = Vec::new();
+        for (rank, (listener, &slice_count)) in listeners.iter().zip(counts).enumerate() {
+            let address = listener.local_address().to_string();
+            peers.push(Peer { name: format!("gpu-{rank}"), address, first_slice, slice_count });
+            first_slice += slice_count;
+        }
+        let group = |rank| Group {
+            job: "digits-1".to_owned(),
+            generation: 3,
+            rank,
+            peers: peers.clone(),
+            slices: first_slice,
+            key: [9; 32],
+            bucket_lens: bucket_lens.to_vec(),
+            timeout: LONG,
+        };
+        let groups = (0..counts.len()).map(group).collect();
+        Cluster { listeners, groups, aborts: counts.iter().map(|_| Abort::new()).collect() }
+    }
+
+    fn with_timeout(mut self, timeout: Duration) -> Cluster {
+        self.groups.iter_mut().for_each(|group| group.timeout = timeout);
+        self
+    }
+
+    /// Connects all ranks; those in `ghosts` get bare sockets instead of an exchange.
+    fn connect(&self, ghosts: &[usize]) -> Vec<Member> {
+        thread::scope(|scope| {
+            let connect = |rank: usize| {
+                let (listener, group) = (&self.listeners[rank], self.groups[rank].clone());
+                let abort = self.aborts[rank].clone();
+                let ghost = ghosts.contains(&rank);
+                scope.spawn(move || {
+                    let layout = Arc::new(Layout::new(&group).unwrap());
+                    if ghost {
+                        let sockets = mesh::form(listener, &group, &abort, Limits::STANDARD);
+                        return Member::Ghost(Ghost { layout, sockets: sockets.unwrap() });
+                    }
+                    Member::Real(TcpExchange::connect(listener, group, abort).unwrap())
+                })
+            };
+            let threads: Vec<_> = (0..self.groups.len()).map(connect).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    fn connect_all(&self) -> Vec<TcpExchange> {
+        let member = |member| match member {
+            Member::Real(exchange) => exchange,
+            Member::Ghost(_) => unreachable!("no ghost was asked for"),
+        };
+        self.connect(&[]).into_iter().map(member).collect()
+    }
+
+    /// Connects all ranks, one of them as a ghost.
+    fn connect_with_ghost(&self, rank: usize) -> (Vec<TcpExchange>, Ghost) {
+        let mut ghost = None;
+        let mut exchanges = Vec::new();
+        for member in self.connect(&[rank]) {
+            match member {
+                Member::Real(exchange) => exchanges.push(exchange),
+                Member::Ghost(member) => ghost = Some(member),
+            }
+        }
+        (exchanges, ghost.unwrap())
+    }
+
+    fn name(&self, rank: usize) -> Option<&str> {
+        Some(&self.groups[0].peers[rank].name)
+    }
+}
+
+enum Member {
+    Real(TcpExchange),
+    Ghost(Ghost),
+}
+
+/// A rank that proved itself and then does what a test wants.
+struct Ghost {
+    layout: Arc<Layout>,
+    sockets: Vec<Option<TcpStream>>,
+}
+
+impl Ghost {
+    fn socket(&self, rank: usize) -> &TcpStream {
+        self.sockets[rank].as_ref().unwrap()
+    }
+}
+
+/// A slice's gradient: values of very different sizes, so that another order of additions gives other bits.
+fn gradient(slice: u32, step: u64, bucket: usize, len: usize) -> Vec<f32> {
+    let mut state = (u64::from(slice) << 40) ^ (step << 20) ^ bucket as u64 ^ 0x9e37_79b9;
+    let mut value = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let bits = (state >> 33) as u32;
+        (bits as f32 / 2f32.powi(31) - 0.5) * 2f32.powi((bits % 23) as i32 - 11)
+    };
+    (0..len).map(|_| value()).collect()
+}
+
+/// value(node) = value(left) + value(right), as the definition has it.
+fn tree_sum(slices: Range<u32>, leaf: &dyn Fn(u32) -> Vec<f32>) -> Vec<f32> {
+    if slices.len() == 1 {
+        return leaf(slices.start);
+    }
+    let middle = slices.start + slices.len() as u32 / 2;
+    let left = tree_sum(slices.start..middle, leaf);
+    let right = tree_sum(middle..slices.end, leaf);
+    left.iter().zip(&right).map(|(left, right)| left + right).collect()
+}
+
+/// What a worker's trainer does with its slices.
+fn partials(run: Range<u32>, leaf: &dyn Fn(u32) -> Vec<f32>) -> Vec<(NodeId, Vec<f32>)> {
+    let plan = SlicePlan::new(run);
+    let mut slots = vec![Vec::new(); plan.slots()];
+    for step in plan.steps() {
+        slots[step.slot] = leaf(step.slice);
+        for Merge { into, from } in &step.merges {
+            let right = std::mem::take(&mut slots[*from]);
+            accumulate(&mut slots[*into], &right);
+        }
+    }
+    plan.partials().iter().map(|(node, slot)| (*node, slots[*slot].clone())).collect()
+}
+
+/// Contributes a rank's slices of one bucket.
+fn reduce(
+    exchange: &mut dyn Collective,
+    group: &Group,
+    step: u64,
+    bucket: usize,
+) -> Result<(), CollectiveError> {
+    let Peer { first_slice, slice_count, .. } = group.peers[group.rank];
+    let len = group.bucket_lens[bucket];
+    let own = partials(first_slice..first_slice + slice_count, &|slice| {
+        gradient(slice, step, bucket, len)
+    });
+    let own: Vec<(NodeId, &[f32])> = own.iter().map(|(node, sum)| (*node, &sum[..])).collect();
+    exchange.reduce(step, bucket, &own)
+}
+
+/// One whole step; `Ok` only if every sum has exactly the bits of the tree.
+fn run_step(
+    exchange: &mut dyn Collective,
+    group: &Group,
+    step: u64,
+) -> Result<(), CollectiveError> {
+    for bucket in 0..group.bucket_lens.len() {
+        reduce(exchange, group, step, bucket)?;
+    }
+    (0..group.bucket_lens.len()).try_for_each(|bucket| wait(exchange, group, step, bucket))
+}
+
+fn wait(
+    exchange: &mut dyn Collective,
+    group: &Group,
+    step: u64,
+    bucket: usize,
+) -> Result<(), CollectiveError> {
+    let len = group.bucket_lens[bucket];
+    let mut sum = vec![f32::NAN; len];
+    exchange.wait(step, bucket, &mut sum)?;
+    let expected = tree_sum(0..group.slices, &|slice| gradient(slice, step, bucket, len));
+    assert_eq!(bits(&sum), bits(&expected), "bucket {bucket} of step {step}");
+    Ok(())
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// Runs one function per rank at the same time and gives what each returned.
+fn together<T: Send>(
+    cluster: &Cluster,
+    exchanges: Vec<TcpExchange>,
+    run: impl Fn(TcpExchange, &Group) -> T + Sync,
+) -> Vec<T> {
+    let run = &run;
+    thread::scope(|scope| {
+        let start = |exchange: TcpExchange| {
+            let group = &cluster.groups[exchange.rank()];
+            scope.spawn(move || run(exchange, group))
+        };
+        let threads: Vec<_> = exchanges.into_iter().map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}

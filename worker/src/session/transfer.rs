@@ -1,0 +1,287 @@
+//! Checkpoints on the wire: this worker's part of each goes up, a whole one comes down.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use proto::Generation;
+use proto::manifest::{MODEL_FILE, OPTIMIZER_FILE};
+use proto::wire::CHUNK_BYTES_MAX;
+use proto::wire::v1::{
+    CheckpointChunk, CheckpointData, CheckpointFile, CheckpointHeader, CheckpointRequest, Finished,
+    Form, Report, checkpoint_chunk, report,
+};
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tonic::Status;
+
+use super::connect::Client;
+use super::say;
+use crate::checkpoint::Snapshot;
+use crate::trainer::{CheckpointFiles, Upload};
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DownloadError {
+    #[error("fetch the checkpoint of step {step}: {}", .status.message())]
+    Refused { step: u64, status: Box<Status> },
+    #[error("fetch the checkpoint of step {step}: {problem}")]
+    Damaged { step: u64, problem: String },
+}
+
+/// Uploads one generation's checkpoints in the background, one after another.
+#[derive(Debug)]
+pub(super) struct Uploader {
+    client: Client,
+    generation: Generation,
+    job_id: String,
+    rank: u32,
+    world: u64,
+    reports: Sender<Report>,
+}
+
+impl Uploader {
+    pub(super) fn new(
+        client: Client,
+        generation: Generation,
+        form: &Form,
+        reports: Sender<Report>,
+    ) -> Uploader {
+        let (job_id, world) = (form.job_id.clone(), form.members.len() as u64);
+        Uploader { client, generation, job_id, rank: form.rank, world, reports }
+    }
+
+    /// Ends when the sender is dropped and everything is uploaded.
+    pub(super) fn start(self) -> Sender<Upload> {
+        let (sender, receiver) = mpsc::channel(UPLOAD_QUEUE);
+        tokio::spawn(self.run(receiver));
+        sender
+    }
+
+    async fn run(mut self, mut uploads: Receiver<Upload>) {
+        // Of the newest snapshot: the last one before `Finished` is that of the final state.
+        let mut model_sha256 = Vec::new();
+        while let Some(upload) = uploads.recv().await {
+            match upload {
+                Upload::Checkpoint(snapshot) => {
+                    let step = snapshot.step;
+                    let encoded = tokio::task::spawn_blocking(move || encode(&snapshot)).await;
+                    let Ok(files) = encoded else {
+                        tracing::error!(step, "encoding the checkpoint panicked");
+                        continue;
+                    };
+                    model_sha256 = files[0].sha256.clone();
+                    if let Err(status) = self.send(step, files).await {
+                        // The coordinator tells the user; this worker trains on.
+                        tracing::warn!(step, "checkpoint not stored: {}", status.message());
+                    }
+                }
+                Upload::Finished { step } => {
+                    let finished = Finished { step, model_sha256: model_sha256.clone() };
+                    say(&self.reports, self.generation.0, report::Kind::Finished(finished)).await;
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, step: u64, files: [Encoded; 2]) -> Result<(), Status> {
+        let header = CheckpointHeader {
+            job_id: self.job_id.clone(),
+            generation: self.generation.0,
+            step,
+            rank: self.rank,
+            files: files.iter().map(Encoded::describe).collect(),
+        };
+        let (rank, world) = (u64::from(self.rank), self.world);
+        let parts = files.into_iter().enumerate().flat_map(move |(index, file)| {
+            let part = part_of(file.bytes.len() as u64, rank, world);
+            chunks(index as u32, file.bytes, part)
+        });
+        let header = checkpoint_chunk::Kind::Header(header);
+        let chunks = std::iter::once(header).chain(parts.map(checkpoint_chunk::Kind::Data));
+        let chunks = chunks.map(|kind| CheckpointChunk { kind: Some(kind) });
+        let upload = self.client.upload_checkpoint(tokio_stream::iter(chunks));
+        match tokio::time::timeout(UPLOAD_LIMIT, upload).await {
+            Ok(result) => result.map(drop),
+            Err(_) => Err(Status::deadline_exceeded(format!("no receipt within {UPLOAD_LIMIT:?}"))),
+        }
+    }
+}
+
+/// One file of a checkpoint.
+struct Encoded {
+    name: &'static str,
+    bytes: Vec<u8>,
+    sha256: Vec<u8>,
+}
+
+impl Encoded {
+    fn new(name: &'static str, bytes: Vec<u8>) -> Encoded {
+        let sha256 = Sha256::digest(&bytes).to_vec();
+        Encoded { name, bytes, sha256 }
+    }
+
+    fn describe(&self) -> CheckpointFile {
+        let (len, sha256) = (self.bytes.len() as u64, self.sha256.clone());
+        CheckpointFile { name: self.name.to_owned(), len, sha256 }
+    }
+}
+
+fn encode(snapshot: &Snapshot) -> [Encoded; 2] {
+    [
+        Encoded::new(MODEL_FILE, snapshot.encode_model()),
+        Encoded::new(OPTIMIZER_FILE, snapshot.encode_optimizer()),
+    ]
+}
+
+/// The bytes of a file that rank `rank` sends.
+fn part_of(len: u64, rank: u64, world: u64) -> Range<u64> {
+    len * rank / world..len * (rank + 1) / world
+}
+
+fn chunks(file: u32, bytes: Vec<u8>, part: Range<u64>) -> impl Iterator<Item = CheckpointData> {
+    let offsets = part.clone().step_by(CHUNK_BYTES_MAX);
+    offsets.map(move |offset| {
+        let end = part.end.min(offset + CHUNK_BYTES_MAX as u64);
+        let data = bytes[offset as usize..end as usize].to_vec();
+        CheckpointData { file, offset, crc32: crc32fast::hash(&data), data }
+    })
+}
+
+/// Fetches the checkpoint that a generation starts from; `None` when it starts from the beginning.
+pub(super) async fn download(
+    mut client: Client,
+    form: &Form,
+) -> Result<Option<CheckpointFiles>, DownloadError> {
+    let step = form.base_step;
+    if step == 0 {
+        return Ok(None);
+    }
+    let refused = |status: Status| DownloadError::Refused { step, status: Box::new(status) };
+    let damaged = |problem: &str| DownloadError::Damaged { step, problem: problem.to_owned() };
+    let request = CheckpointRequest { job_id: form.job_id.clone(), step };
+    let fetch = async {
+        let mut stream = client.download_checkpoint(request).await.map_err(refused)?.into_inner();
+        let mut incoming: Option<Incoming> = None;
+        while let Some(chunk) = stream.message().await.map_err(refused)? {
+            match (chunk.kind, &mut incoming) {
+                (Some(checkpoint_chunk::Kind::Header(header)), None) => {
+                    incoming = Some(Incoming::new(header.files).map_err(damaged)?);
+                }
+                (Some(checkpoint_chunk::Kind::Data(data)), Some(incoming)) => {
+                    incoming.take(&data).map_err(damaged)?;
+                }
+                _ => return Err(damaged("the stream is out of order")),
+            }
+        }
+        let incoming = incoming.ok_or_else(|| damaged("the stream is empty"))?;
+        incoming.finish().map_err(damaged)
+    };
+    let fetched = tokio::time::timeout(UPLOAD_LIMIT, fetch).await;
+    fetched.unwrap_or_else(|_| Err(damaged("it took too long"))).map(Some)
+}
+
+/// Files being received, in order.
+struct Incoming {
+    files: Vec<CheckpointFile>,
+    contents: Vec<Vec<u8>>,
+}
+
+impl Incoming {
+    fn new(files: Vec<CheckpointFile>) -> Result<Incoming, &'static str> {
+        let total = files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.len));
+        if files.len() > FILES_MAX || total.is_none_or(|total| total > CHECKPOINT_BYTES_MAX) {
+            return Err("its header claims more than a checkpoint can have");
+        }
+        // Grown as bytes arrive: a header alone allocates nothing.
+        let contents = files.iter().map(|_| Vec::new()).collect();
+        Ok(Incoming { files, contents })
+    }
+
+    fn take(&mut self, data: &CheckpointData) -> Result<(), &'static str> {
+        let index = data.file as usize;
+        let file = self.files.get(index).ok_or("a chunk names no file")?;
+        let content = &mut self.contents[index];
+        if data.offset != content.len() as u64 {
+            return Err("a chunk is missing");
+        }
+        if data.offset + data.data.len() as u64 > file.len {
+            return Err("a file is longer than its header says");
+        }
+        if crc32fast::hash(&data.data) != data.crc32 {
+            return Err("a chunk's checksum is wrong");
+        }
+        content.extend_from_slice(&data.data);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<CheckpointFiles, &'static str> {
+        for (file, content) in self.files.iter().zip(&self.contents) {
+            if Sha256::digest(content).as_slice() != file.sha256 {
+                return Err("a file's SHA-256 is not the one in its header");
+            }
+        }
+        let mut named = |name: &str| {
+            let index = self.files.iter().position(|file| file.name == name)?;
+            Some(std::mem::take(&mut self.contents[index]))
+        };
+        match (named(MODEL_FILE), named(OPTIMIZER_FILE)) {
+            (Some(model), Some(optimizer)) => Ok(CheckpointFiles { model, optimizer }),
+            _ => Err("the model's or the optimizer's file is missing"),
+        }
+    }
+}
+
+/// Snapshots waiting while one is on its way: memory for two more states at most.
+const UPLOAD_QUEUE: usize = 1;
+/// One transfer. Far above what a ResNet needs on any network worth training over.
+const UPLOAD_LIMIT: Duration = Duration::from_secs(300);
+const FILES_MAX: usize = 16;
+const CHECKPOINT_BYTES_MAX: u64 = 16 << 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, bytes: &[u8]) -> CheckpointFile {
+        let sha256 = Sha256::digest(bytes).to_vec();
+        CheckpointFile { name: name.to_owned(), len: bytes.len() as u64, sha256 }
+    }
+
+    #[test]
+    fn the_parts_of_all_ranks_make_the_file() {
+        let bytes: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
+        for world in [1, 2, 3, 7] {
+            let mut whole = Vec::new();
+            for rank in 0..world {
+                let part = part_of(bytes.len() as u64, rank, world);
+                whole.extend(chunks(0, bytes.clone(), part).flat_map(|chunk| chunk.data));
+            }
+            assert_eq!(whole, bytes);
+        }
+    }
+
+    #[test]
+    fn a_download_with_a_flipped_bit_or_a_gap_is_refused() {
+        let (model, optimizer) = (vec![1, 2, 3], vec![4, 5]);
+        let files = vec![entry(MODEL_FILE, &model), entry(OPTIMIZER_FILE, &optimizer)];
+        let chunk = |file, bytes: &[u8]| {
+            chunks(file, bytes.to_vec(), 0..bytes.len() as u64).next().unwrap()
+        };
+        let mut good = Incoming::new(files.clone()).unwrap();
+        good.take(&chunk(0, &model)).unwrap();
+        good.take(&chunk(1, &optimizer)).unwrap();
+        assert_eq!(good.finish().unwrap().model, model);
+
+        let mut flipped = Incoming::new(files.clone()).unwrap();
+        let mut bad = chunk(0, &model);
+        bad.data[1] ^= 4;
+        assert!(flipped.take(&bad).is_err());
+        flipped.take(&chunk(0, &[1, 2, 7])).unwrap();
+        flipped.take(&chunk(1, &optimizer)).unwrap();
+        assert!(flipped.finish().is_err());
+
+        let mut short = Incoming::new(files).unwrap();
+        short.take(&chunk(0, &model)).unwrap();
+        assert!(short.take(&CheckpointData { offset: 1, ..chunk(1, &optimizer) }).is_err());
+        assert!(short.finish().is_err());
+    }
+}

@@ -1,0 +1,71 @@
+//! A checkpoint's two files against the state that they were written from, and training on from them.
+
+use proto::job::{Block, Model, Stem};
+use worker::checkpoint::{decode_model, decode_optimizer};
+use worker::model::Geometry;
+
+use crate::tensors::snapshot;
+use crate::training::{Images, Training, any_device};
+
+#[test]
+fn a_run_resumed_after_three_steps_ends_with_the_bits_of_one_that_never_stopped() {
+    let images = Images::random(3, STEPS * BATCH, GEOMETRY);
+    let batch = |step: usize| images.part(step * BATCH, BATCH);
+    let mut straight = training(1);
+    let mut resumed = None;
+    for step in 0..STEPS {
+        if step == SAVED_AFTER {
+            let saved = snapshot(&straight, step as u64);
+            // Another seed and a step of its own: nothing of what it holds may stay.
+            let mut fresh = training(2);
+            fresh.step(&batch(0));
+            fresh.restore_model(&saved.encode_model());
+            fresh.restore_optimizer(&saved.encode_optimizer());
+            assert!(fresh.state_bits() == straight.state_bits(), "the state as it was saved");
+            resumed = Some(fresh);
+        }
+        let loss = straight.step(&batch(step));
+        if let Some(resumed) = &mut resumed {
+            assert_eq!(resumed.step(&batch(step)).to_bits(), loss.to_bits(), "step {step}");
+        }
+    }
+    let resumed = resumed.unwrap();
+    let (a, b) = (resumed.state_bits(), straight.state_bits());
+    assert!(a[0] == b[0], "weights");
+    assert!(a[1] == b[1], "running statistics");
+    assert!(a[2] == b[2], "velocity");
+}
+
+impl Training {
+    /// Weights and running statistics from `model.safetensors`.
+    pub(crate) fn restore_model(&mut self, bytes: &[u8]) {
+        let layout = self.model.layout().clone();
+        let (params, running) = self.model.state_mut();
+        let (params, running) = (params.host_mut().unwrap(), running.host_mut().unwrap());
+        decode_model(&layout, bytes, params, running).unwrap();
+        self.model.pack();
+    }
+
+    /// Velocity from `optimizer.safetensors`.
+    pub(crate) fn restore_optimizer(&mut self, bytes: &[u8]) {
+        let velocity = self.optimizer.velocity_mut().host_mut().unwrap();
+        decode_optimizer(self.model.layout(), bytes, velocity).unwrap();
+    }
+}
+
+fn training(seed: u64) -> Training {
+    let model = Model {
+        block: Block::Bottleneck,
+        blocks: vec![1, 1],
+        widths: vec![5, 7],
+        stem: Stem::Imagenet,
+    };
+    let mut training = Training::new(&any_device(), &model, GEOMETRY, 2);
+    training.model.initialise(seed);
+    training
+}
+
+const GEOMETRY: Geometry = Geometry { batch: 4, height: 19, width: 17, channels: 3, classes: 3 };
+const BATCH: usize = 8;
+const STEPS: usize = 5;
+const SAVED_AFTER: usize = 3;
