@@ -67,7 +67,9 @@ pub struct TrainArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  coordinator start --listen 127.0.0.1:7070 --state coordinator-state")]
+#[command(
+    after_help = "Example:\n  coordinator start --listen 127.0.0.1:7070 --state coordinator-state"
+)]
 pub struct StartArgs {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:7070", value_name = "HOST:PORT")]

@@ -68,7 +68,9 @@ struct Session {
 pub enum DriverError {
     #[error("{0}")]
     Journal(#[from] JournalError),
-    #[error("the journal record {index} makes no sense: {problem}; it was written by another release or is damaged")]
+    #[error(
+        "the journal record {index} makes no sense: {problem}; it was written by another release or is damaged"
+    )]
     Replay { index: usize, problem: String },
     #[error("{what}: {source}")]
     Io { what: &'static str, source: std::io::Error },
@@ -78,9 +80,12 @@ pub enum DriverError {
 pub fn start(state: Arc<StateDir>) -> Result<Running, DriverError> {
     let Opened { journal, records, torn_bytes } = Journal::open(&state.journal_path())?;
     if let Some(bytes) = torn_bytes {
-        tracing::warn!("the journal ended in {bytes} bytes of an incomplete record, which were cut off");
+        tracing::warn!(
+            "the journal ended in {bytes} bytes of an incomplete record, which were cut off"
+        );
     }
-    checkpoints::sweep(&state.jobs_folder()).map_err(io_error("removing incomplete checkpoints"))?;
+    checkpoints::sweep(&state.jobs_folder())
+        .map_err(io_error("removing incomplete checkpoints"))?;
     let mut core = Cluster::default();
     for (index, record) in records.iter().enumerate() {
         let replayed = core.replay(record);
@@ -90,7 +95,8 @@ pub fn start(state: Arc<StateDir>) -> Result<Running, DriverError> {
     let (progress, watched) = watch::channel(None);
     let logs = Arc::new(JobLogs::new(state.jobs_folder()));
     let uploads = Arc::new(Uploads::default());
-    let store = Store::start(state.jobs_folder(), inputs.clone()).map_err(io_error("starting a thread"))?;
+    let store =
+        Store::start(state.jobs_folder(), inputs.clone()).map_err(io_error("starting a thread"))?;
     let handle = Handle::new(inputs, uploads.clone(), logs.clone(), state.jobs_folder(), watched);
     let mut driver = Driver {
         inbox,
@@ -299,7 +305,10 @@ impl Driver {
             Ok(meter) => self.meter = Some(meter),
             Err(error) => {
                 self.meter = None;
-                tracing::warn!("opening the metrics of {}: {error}; none are written", folder.display());
+                tracing::warn!(
+                    "opening the metrics of {}: {error}; none are written",
+                    folder.display()
+                );
             }
         }
         self.show_progress();

@@ -23,7 +23,6 @@ learning_rate = 0.1
 keep = 2
 "#;
 pub(crate) const TOTAL_STEPS: u64 = 20;
-pub(crate) const STEPS_PER_EPOCH: u64 = 4;
 pub(crate) const TEST_LEN: u64 = 40;
 
 pub(crate) fn spec() -> JobSpec {
@@ -44,12 +43,8 @@ pub(crate) fn spec_of(toml: &str) -> JobSpec {
 
 /// The entry of a sealed checkpoint; `correct` of `TEST_LEN`, `None` when it was not evaluated.
 pub(crate) fn entry(step: u64, correct: Option<u64>) -> CheckpointEntry {
-    let evaluation = |correct| Evaluation {
-        samples: TEST_LEN,
-        correct,
-        correct_top5: correct,
-        loss: 0.5,
-    };
+    let evaluation =
+        |correct| Evaluation { samples: TEST_LEN, correct, correct_top5: correct, loss: 0.5 };
     CheckpointEntry {
         step,
         bytes: 100,

@@ -27,7 +27,8 @@ pub struct Local {
     pub state: Arc<StateDir>,
     pub handle: Handle,
     pub address: std::net::SocketAddr,
-    ended: oneshot::Receiver<Result<(), DriverError>>,
+    /// Absent once its end was received.
+    ended: Option<oneshot::Receiver<Result<(), DriverError>>>,
     stop_serving: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
 }
@@ -88,6 +89,7 @@ impl Local {
             // Dropped or sent: both mean the end.
             stopped.await.ok();
         }));
+        let ended = Some(ended);
         Ok(Local { state, handle, address, ended, stop_serving, serving })
     }
 
@@ -164,7 +166,10 @@ impl Local {
     /// Ends the coordinator; everything it had to write is on disk when this returns.
     pub async fn shut_down(self) -> Result<(), LocalError> {
         self.handle.shut_down().await;
-        let result = self.ended.await;
+        let result = match self.ended {
+            Some(ended) => ended.await,
+            None => Ok(Ok(())),
+        };
         // Streams that are still open are cut off.
         drop(self.stop_serving);
         self.serving.await.ok();
@@ -174,7 +179,8 @@ impl Local {
 
     /// The driver has ended by itself: its journal failed.
     async fn why_ended(&mut self) -> LocalError {
-        match (&mut self.ended).await {
+        let Some(ended) = self.ended.take() else { return LocalError::Ended };
+        match ended.await {
             Ok(Err(error)) => LocalError::Driver(error),
             _ => LocalError::Ended,
         }
@@ -250,7 +256,10 @@ impl Crew {
     async fn end(mut self) {
         let all = async { while self.waiting.join_next().await.is_some() {} };
         if tokio::time::timeout(END_WITHIN, all).await.is_err() {
-            tracing::warn!("{} workers did not end when told to and are killed", self.waiting.len());
+            tracing::warn!(
+                "{} workers did not end when told to and are killed",
+                self.waiting.len()
+            );
         }
         self.waiting.shutdown().await;
     }
@@ -295,3 +304,6 @@ const JOIN_WITHIN: Duration = Duration::from_secs(60);
 const END_WITHIN: Duration = Duration::from_secs(3);
 const TAIL_BYTES: u64 = 4096;
 const TAIL_LINES: usize = 5;
+
+#[cfg(test)]
+mod tests;

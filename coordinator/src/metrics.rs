@@ -116,7 +116,11 @@ impl Meter {
             Metric::Evaluation { step, evaluation } => {
                 self.progress.evaluation = Some(*evaluation);
                 let epoch = self.timeline.epochs_at(*step);
-                serde_json::to_string(&EvaluationLine { step: *step, epoch, evaluation: *evaluation })
+                serde_json::to_string(&EvaluationLine {
+                    step: *step,
+                    epoch,
+                    evaluation: *evaluation,
+                })
             }
         };
         self.file.push(&line.expect("metrics are plain data"));
@@ -170,9 +174,8 @@ pub fn cut(folder: &Path, step: u64) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let stays = |line: &&str| {
-        serde_json::from_str::<AnyLine>(line).is_ok_and(|line| line.step <= step)
-    };
+    let stays =
+        |line: &&str| serde_json::from_str::<AnyLine>(line).is_ok_and(|line| line.step <= step);
     let kept: String = text.lines().filter(stays).flat_map(|line| [line, "\n"]).collect();
     if kept == text {
         return Ok(());

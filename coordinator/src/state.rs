@@ -30,7 +30,13 @@ pub enum StateError {
         path.display()
     )]
     Locked { path: PathBuf },
-    #[error("the token file {} holds no token; delete it, and a new one is made", path.display())]
+    #[error("reading the token file {}: {source}; copy the coordinator's token there", path.display())]
+    TokenFile { path: PathBuf, source: io::Error },
+    #[error(
+        "the token file {} holds no token (32 hexadecimal digits); copy the coordinator's there, or, in its own state \
+         directory, delete it, and a new one is made",
+        path.display()
+    )]
     Token { path: PathBuf },
     #[error("the token file {} can be read by others; run: chmod 600 {}", path.display(), path.display())]
     TokenExposed { path: PathBuf },
@@ -126,11 +132,12 @@ pub fn address_path(root: &Path) -> PathBuf {
 
 /// Reads a token file that nobody else may read.
 pub fn read_token(path: &Path) -> Result<Token, StateError> {
-    let metadata = path.metadata().map_err(io_error("reading", path))?;
+    let unreadable = |source| StateError::TokenFile { path: path.to_owned(), source };
+    let metadata = path.metadata().map_err(unreadable)?;
     if metadata.permissions().mode() & 0o077 != 0 {
         return Err(StateError::TokenExposed { path: path.to_owned() });
     }
-    let text = std::fs::read_to_string(path).map_err(io_error("reading", path))?;
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
     text.parse().map_err(|_| StateError::Token { path: path.to_owned() })
 }
 

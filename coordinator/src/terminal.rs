@@ -38,6 +38,11 @@ impl Terminal {
         terminal
     }
 
+    /// Shows nothing and leaves logging alone.
+    pub fn quiet() -> Terminal {
+        Terminal { bar: Arc::default(), wants_bar: false }
+    }
+
     /// Draws progress, on a terminal.
     pub fn show(&self, progress: &Progress) {
         if !self.wants_bar {
@@ -71,7 +76,9 @@ fn summary(progress: &Progress) -> String {
         format!("  accuracy {percent:.1} %")
     });
     let left = progress.left.map_or_else(String::new, |left| format!("  {} left", words(left)));
-    format!("epoch {epoch:.1}/{epochs}  loss {loss:.4}{accuracy}  {images_per_second:.0} img/s{left}")
+    format!(
+        "epoch {epoch:.1}/{epochs}  loss {loss:.4}{accuracy}  {images_per_second:.0} img/s{left}"
+    )
 }
 
 /// "1 h 02 min", "3 min 04 s", "5 s".

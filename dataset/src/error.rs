@@ -3,6 +3,7 @@
 
 use crate::index::ImageShape;
 use std::io;
+use std::path::Path;
 use std::path::PathBuf;
 
 /// Why a dataset could not be opened. The text is meant for the person who typed the path.
@@ -13,7 +14,7 @@ pub enum DatasetError {
     )]
     UnknownFormat { found: String },
 
-    #[error("dataset folder {} {problem}; check the path, it is resolved from {}", folder.display(), here())]
+    #[error("dataset folder {} {problem}; check the path{}", folder.display(), resolved_from(folder))]
     Folder { folder: PathBuf, problem: String },
 
     #[error("dataset folder {} has no file {accepted}; {advice}", folder.display())]
@@ -89,9 +90,13 @@ pub enum DatasetError {
 }
 
 /// The working directory, which decides what a relative dataset path means.
-fn here() -> String {
-    std::env::current_dir()
-        .map_or_else(|_| "the working directory".to_owned(), |path| path.display().to_string())
+fn resolved_from(folder: &Path) -> String {
+    if folder.is_absolute() {
+        return String::new();
+    }
+    let here = std::env::current_dir()
+        .map_or_else(|_| "the working directory".to_owned(), |path| path.display().to_string());
+    format!(", it is resolved from {here}")
 }
 
 fn magic_advice(found: u32) -> &'static str {

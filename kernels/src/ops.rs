@@ -494,6 +494,13 @@ pub fn augment(
 
 // --- sums over slices ----------------------------------------------------------------------------
 
+/// Index of the first element that is NaN or infinite.
+pub fn first_non_finite(device: &Device, values: View<'_>) -> Option<usize> {
+    match (device, values) {
+        (Device::Cpu(cpu), View::Cpu(values)) => cpu.first_non_finite(values),
+    }
+}
+
 /// `into += from`, element by element.
 pub fn add(device: &Device, into: ViewMut<'_>, from: View<'_>) {
     assert_len("from", from.len(), into.len());

@@ -2,6 +2,7 @@
 //! call (token and protocol version). Knows no handler and opens no socket.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use subtle::ConstantTimeEq;
@@ -15,7 +16,7 @@ pub mod v1 {
     tonic::include_proto!("cluster.v1");
 }
 
-/// The join token: 16 random bytes, hex. Debug and Display do not show it.
+/// The join token: 16 random bytes, hex. Debug does not show it, and there is no Display.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
@@ -115,6 +116,24 @@ impl Interceptor for Guard {
     }
 }
 
+/// Everything but the exchange key.
+impl fmt::Debug for v1::Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Form")
+            .field("job_id", &self.job_id)
+            .field("rank", &self.rank)
+            .field("members", &self.members)
+            .field("base_step", &self.base_step)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bytes of a checkpoint file of `len` bytes that rank `rank` of `world` uploads.
+pub fn checkpoint_part(len: u64, rank: u32, world: u32) -> Range<u64> {
+    let bound = |rank: u32| (u128::from(len) * u128::from(rank) / u128::from(world)) as u64;
+    bound(rank)..bound(rank + 1)
+}
+
 /// The refusal was about the protocol version, not about the state of a job.
 pub fn is_version_refusal(status: &Status) -> bool {
     status.code() == Code::FailedPrecondition && status.message().starts_with(VERSION_REFUSAL)
@@ -136,6 +155,10 @@ pub const TOKEN_LEN: usize = 32;
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Data bytes of one checkpoint chunk.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// Files of one checkpoint.
+pub const CHECKPOINT_FILES_MAX: usize = 16;
+/// Bytes of one checkpoint: far above any ResNet's.
+pub const CHECKPOINT_BYTES_MAX: u64 = 16 << 30;
 /// Streams one connection may hold open: control, transfers, and room to spare.
 pub const STREAMS_MAX: u32 = 32;
 /// Requests of one connection handled at the same time.

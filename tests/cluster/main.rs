@@ -3,4 +3,8 @@
 mod bits;
 mod loss;
 mod refusals;
+mod doors;
+mod damage;
+mod disk;
 mod operators;
+mod restart;

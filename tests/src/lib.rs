@@ -4,9 +4,13 @@
 
 mod process;
 mod programs;
+mod plane;
 mod job;
+mod mounted;
 
 pub use job::{JobFile, digits_folder};
-pub use process::{Ended, Running, send};
+pub use mounted::Mounted;
+pub use plane::{ControlPlane, join};
+pub use process::{Ended, Running, Watched, send};
 pub use programs::{Train, coordinator, worker};
 pub use rustix::process::Signal;

@@ -1,12 +1,14 @@
 //! A program that runs: its lines as they come, its children, its end.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 /// A started program. Dropping it kills it and its children.
 #[derive(Debug)]
@@ -123,6 +125,27 @@ impl Drop for Running {
         for reader in self.readers.drain(..) {
             drop(reader.join());
         }
+    }
+}
+
+/// A running process, watched without being its parent.
+#[derive(Debug)]
+pub struct Watched {
+    handle: OwnedFd,
+}
+
+impl Watched {
+    pub fn new(process: u32) -> Watched {
+        let pid = Pid::from_raw(process.cast_signed()).expect("a process number is above 0");
+        let handle = pidfd_open(pid, PidfdFlags::empty()).expect("the process runs");
+        Watched { handle }
+    }
+
+    /// Waits for the end; false when the process still runs after `limit`.
+    pub fn ends_within(&self, limit: Duration) -> bool {
+        let mut polled = [PollFd::new(&self.handle, PollFlags::IN)];
+        let limit = Timespec::try_from(limit).expect("limits are short");
+        poll(&mut polled, Some(&limit)).expect("polling a process works") > 0
     }
 }
 

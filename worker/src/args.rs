@@ -35,7 +35,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Join {
     /// Address of the coordinator.
-    #[arg(value_name = "HOST:PORT")]
+    #[arg(value_name = "HOST:PORT", value_parser = host_and_port)]
     pub coordinator: String,
     /// Name of this worker, unique in the cluster [default: host name and process number].
     #[arg(long)]
@@ -60,6 +60,17 @@ pub struct Join {
     pub wait: Duration,
 }
 
+fn host_and_port(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    match parts.and_then(|(_, port)| port.parse::<u16>().ok()) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("give a host and a port, such as 127.0.0.1:7070".to_owned()),
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
-    text.parse().map(Duration::from_secs).map_err(|_| format!("{text:?} is no number of seconds"))
+    // 32 bits are 136 years, and adding them to a clock can't overflow.
+    let seconds: Result<u32, _> = text.parse();
+    let seconds = seconds.map_err(|_| format!("{text:?} is no number of seconds"))?;
+    Ok(Duration::from_secs(seconds.into()))
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::collective::Abort;
 use crate::data::Source;
 use crate::model::ResNet;
 
@@ -20,20 +21,28 @@ pub fn share(len: usize, rank: usize, world: usize) -> Range<usize> {
     len * rank / world..len * (rank + 1) / world
 }
 
-/// Evaluates the test images of `samples` with the running statistics.
-pub fn evaluate(model: &mut ResNet, source: &Source, samples: Range<usize>) -> Counts {
+/// Evaluates the test images of `samples` with the running statistics; `None` when aborted.
+pub fn evaluate(
+    model: &mut ResNet,
+    source: &Source,
+    samples: Range<usize>,
+    abort: &Abort,
+) -> Option<Counts> {
     let geometry = model.geometry();
     let mut counts = Counts::default();
     for first in samples.clone().step_by(geometry.batch) {
+        if abort.is_aborted() {
+            return None;
+        }
         let batch = source.test(first, geometry.batch);
         model.load(&batch.pixels, &batch.crops, source.mean(), source.std());
         let logits = model.predict();
-        let valid = batch.valid.min(samples.end - first);
+        let valid = geometry.batch.min(samples.end - first);
         for (logits, &label) in logits.chunks_exact(geometry.classes).zip(&batch.labels[..valid]) {
             counts.add(logits, label);
         }
     }
-    counts
+    Some(counts)
 }
 
 impl Counts {

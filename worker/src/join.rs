@@ -15,7 +15,7 @@ use crate::session::{self, Options, SessionError};
 pub enum JoinError {
     #[error("read the join token in {}: {source}; copy the coordinator's token there, or name its place with --token-file", .path.display())]
     TokenFile { path: PathBuf, source: std::io::Error },
-    #[error("read the join token in {place}: {source}")]
+    #[error("read the join token in {place}: {source}; copy the coordinator's token there")]
     Token { place: String, source: TokenError },
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -99,6 +99,21 @@ impl Layout {
         Span { start: self.parameters_len() + self.statistics_len(), len: TOTALS }
     }
 
+    /// What an element of the gradient vector belongs to, for people.
+    pub fn name_of_gradient(&self, index: usize) -> String {
+        let find = |tensors: &[Tensor], index: usize| {
+            let found = tensors.iter().find(|tensor| index < tensor.span.end());
+            found.map(|tensor| tensor.name.clone())
+        };
+        if let Some(name) = find(&self.parameters, index) {
+            return format!("the gradient of {name}");
+        }
+        match find(&self.statistics, index - self.parameters_len()) {
+            Some(name) => format!("a slice's contribution to {name}"),
+            None => "the loss".to_owned(),
+        }
+    }
+
     /// Cuts the gradient vector into buckets: whole tensors, gathered until a bucket would exceed `len_max` elements
     /// (a larger tensor is a bucket of its own); statistics and totals come last.
     pub fn buckets(&self, len_max: usize) -> Vec<Range<usize>> {
@@ -161,6 +176,16 @@ mod tests {
             assert!(buckets.windows(2).all(|pair| pair[0].end == pair[1].start));
         }
         assert_eq!(layout(&[3, 4, 9, 1, 1]).buckets(9), [0..7, 7..16, 16..25]);
+    }
+
+    #[test]
+    fn each_element_of_the_gradient_vector_has_a_name() {
+        let layout = layout(&[3, 4]);
+        let names: Vec<String> = (0..14).map(|index| layout.name_of_gradient(index)).collect();
+        assert_eq!(names[2], "the gradient of p0");
+        assert_eq!(names[6], "the gradient of p1");
+        assert_eq!(names[9], "a slice's contribution to bn1.running_var");
+        assert_eq!(names[13], "the loss");
     }
 
     #[test]

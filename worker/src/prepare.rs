@@ -1,12 +1,15 @@
 //! From a formation to a state that can train: job, dataset, model, weights, exchange.
 
-use std::path::Path;
+mod memory;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dataset::{Dataset, DatasetError, Fingerprint, Format};
 use proto::Timeline;
-use proto::job::{Job, JobError};
+use proto::job::{Job, JobError, Normalisation};
 use proto::wire::v1::{Form, TroubleKind};
 
 use crate::checkpoint::{CheckpointError, decode_model, decode_optimizer};
@@ -17,6 +20,7 @@ use crate::model::{Geometry, ResNet};
 use crate::optim::Sgd;
 use crate::step::{Gradients, Run};
 use crate::trainer::{Formation, Machine, peer_or_internal};
+use memory::MemoryError;
 
 /// Ready to train.
 #[derive(Debug)]
@@ -30,55 +34,99 @@ pub(crate) struct Prepared {
 /// Why this worker can't take part.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PrepareError {
-    #[error("read the plan: {0}")]
+    #[error("follow the coordinator's plan: {0}")]
     Plan(&'static str),
     #[error(transparent)]
     Job(#[from] JobError),
-    #[error("{0}; tell this worker where its copy is with `worker join --data DIR`")]
+    #[error("{0}; if this worker keeps its copy elsewhere, join with `--data DIR`")]
     Dataset(#[from] DatasetError),
     #[error(
         "use the dataset in {folder}: its fingerprint is {ours}, the coordinator's is {theirs}; copy the dataset again"
     )]
     DatasetDiffers { folder: String, ours: Fingerprint, theirs: Fingerprint },
     #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    #[error("read the checkpoint of step {0}: the coordinator sent none")]
-    NoCheckpoint(u64),
     #[error(transparent)]
     Exchange(#[from] CollectiveError),
     #[error("start the loader thread: {0}")]
     Loader(std::io::Error),
+    #[error("the generation was abandoned")]
+    Abandoned,
 }
 
 impl PrepareError {
     pub(crate) fn kind(&self) -> TroubleKind {
         match self {
-            PrepareError::Plan(_) | PrepareError::Job(_) | PrepareError::Loader(_) => {
-                TroubleKind::TroubleInternal
-            }
+            PrepareError::Plan(_)
+            | PrepareError::Job(_)
+            | PrepareError::Memory(_)
+            | PrepareError::Loader(_)
+            | PrepareError::Abandoned => TroubleKind::TroubleInternal,
             PrepareError::Dataset(_) => TroubleKind::TroubleDatasetUnreadable,
             PrepareError::DatasetDiffers { .. } => TroubleKind::TroubleDatasetDiffers,
-            PrepareError::Checkpoint(_) | PrepareError::NoCheckpoint(_) => {
-                TroubleKind::TroubleCheckpoint
-            }
+            PrepareError::Checkpoint(_) => TroubleKind::TroubleCheckpoint,
             PrepareError::Exchange(error) => peer_or_internal(error),
         }
     }
 }
 
+/// The dataset read last: generations of one job share it.
+#[derive(Debug, Default)]
+pub(crate) struct Datasets {
+    last: Option<(PathBuf, Format, Arc<Dataset>)>,
+}
+
+impl Datasets {
+    /// The dataset in `folder`, if its fingerprint is the wanted one.
+    fn open(
+        &mut self,
+        folder: &Path,
+        format: Format,
+        wanted: Fingerprint,
+    ) -> Result<Arc<Dataset>, PrepareError> {
+        if let Some((path, known, dataset)) = &self.last
+            && (path.as_path(), *known, dataset.fingerprint) == (folder, format, wanted)
+        {
+            return Ok(Arc::clone(dataset));
+        }
+        self.last = None;
+        let dataset = Arc::new(Dataset::open(format, folder)?);
+        if dataset.fingerprint != wanted {
+            let (folder, ours) = (folder.display().to_string(), dataset.fingerprint);
+            return Err(PrepareError::DatasetDiffers { folder, ours, theirs: wanted });
+        }
+        self.last = Some((folder.to_owned(), format, Arc::clone(&dataset)));
+        Ok(dataset)
+    }
+}
+
 /// Takes a worker from a formation to the state after `form.base_step`, connected to its peers.
-pub(crate) fn prepare(machine: &Machine, formation: &Formation) -> Result<Prepared, PrepareError> {
+pub(crate) fn prepare(
+    machine: &Machine,
+    datasets: &mut Datasets,
+    formation: &Formation,
+) -> Result<Prepared, PrepareError> {
     let form = &formation.form;
     let job = Job::parse(&form.job_toml)?;
-    let member = form.members.get(form.rank as usize).ok_or(PrepareError::Plan("no such rank"))?;
-    let slices = member.first_slice..member.first_slice + member.slice_count;
-    if slices.is_empty() || slices.end as usize > job.train.slices {
-        return Err(PrepareError::Plan("slices outside the job's"));
-    }
-    let dataset = Arc::new(open_dataset(machine, form, &job)?);
+    let slices = check_members(machine, form, &job)?;
+    let fingerprint = Fingerprint::from_bytes(&form.dataset_fingerprint);
+    let fingerprint = fingerprint.ok_or(PrepareError::Plan("a fingerprint has 32 bytes"))?;
+    let folder = machine.data.as_deref().unwrap_or(Path::new(&form.data_path));
+    let format = job.data.format.as_str().parse().expect("both crates know the same formats");
+    let dataset = datasets.open(folder, format, fingerprint)?;
+    check_channels(&job, dataset.shape.channels)?;
     let timeline = Timeline::new(&job, dataset.train.len() as u64);
-    let model = build_model(machine, &job, &dataset);
+    if form.base_step >= timeline.total_steps() {
+        return Err(PrepareError::Plan("the base step is not before the job's end"));
+    }
+    continue_unless_abandoned(formation)?;
+
+    let bucket_len_max = (job.exchange.bucket_mib as usize) << 18; // 4-byte elements in a MiB
+    let model = plan_model(machine, &job, &dataset, &slices)?;
     let optimizer = Sgd::new(&machine.device, model.layout(), &job.optimizer);
+    let gradients = Gradients::new(&machine.device, &model, slices.clone(), bucket_len_max);
     let source = Source::new(dataset, &job);
     let share = Share {
         first_step: form.base_step + 1,
@@ -87,10 +135,13 @@ pub(crate) fn prepare(machine: &Machine, formation: &Formation) -> Result<Prepar
         slices: u64::from(slices.start)..u64::from(slices.end),
     };
     let loader = Loader::start(source.clone(), share).map_err(PrepareError::Loader)?;
-    let bucket_len_max = (job.exchange.bucket_mib as usize) << 18; // 4-byte elements in a MiB
-    let gradients = Gradients::new(&machine.device, &model, slices, bucket_len_max);
+    let (mut model, mut optimizer) = (model, optimizer);
+    load_state(&mut model, &mut optimizer, &job, formation)?;
+    continue_unless_abandoned(formation)?;
+    // Last, since the peers wait for it: what can fail for one worker alone has been tried.
     let collective = connect(machine, formation, &job, gradients.bucket_lens())?;
-    let mut run = Run {
+    let layout = Arc::new(model.layout().clone());
+    let run = Run {
         device: machine.device.clone(),
         model,
         optimizer,
@@ -101,26 +152,49 @@ pub(crate) fn prepare(machine: &Machine, formation: &Formation) -> Result<Prepar
         abort: formation.abort.clone(),
         progress: Arc::clone(&machine.progress),
     };
-    load_state(&mut run, &job, formation)?;
-    let layout = Arc::new(run.model.layout().clone());
     Ok(Prepared { run, job, timeline, layout })
 }
 
-fn open_dataset(machine: &Machine, form: &Form, job: &Job) -> Result<Dataset, PrepareError> {
-    let folder = machine.data.as_deref().unwrap_or(Path::new(&form.data_path));
-    let format: Format =
-        job.data.format.as_str().parse().expect("both crates know the same formats");
-    let dataset = Dataset::open(format, folder)?;
-    let theirs = Fingerprint::from_bytes(&form.dataset_fingerprint);
-    let theirs = theirs.ok_or(PrepareError::Plan("a fingerprint has 32 bytes"))?;
-    if dataset.fingerprint != theirs {
-        let folder = folder.display().to_string();
-        return Err(PrepareError::DatasetDiffers { folder, ours: dataset.fingerprint, theirs });
+/// The members' slices cover the job's, in rank order, and this process start is the member at its rank. Returns its
+/// slices.
+fn check_members(machine: &Machine, form: &Form, job: &Job) -> Result<Range<u32>, PrepareError> {
+    let mut end = 0u32;
+    for member in &form.members {
+        if member.first_slice != end || member.slice_count == 0 {
+            return Err(PrepareError::Plan("the members' slices are not contiguous"));
+        }
+        end = end.checked_add(member.slice_count).ok_or(PrepareError::Plan("too many slices"))?;
     }
-    Ok(dataset)
+    if end as usize != job.train.slices {
+        return Err(PrepareError::Plan("the members' slices are not the job's"));
+    }
+    let own = form.members.get(form.rank as usize);
+    let own = own.ok_or(PrepareError::Plan("there is no member at this worker's rank"))?;
+    if own.incarnation != machine.incarnation.0 {
+        return Err(PrepareError::Plan("the member at this worker's rank is another process"));
+    }
+    Ok(own.first_slice..own.first_slice + own.slice_count)
 }
 
-fn build_model(machine: &Machine, job: &Job, dataset: &Dataset) -> ResNet {
+fn check_channels(job: &Job, channels: usize) -> Result<(), PrepareError> {
+    match &job.data.normalisation {
+        Normalisation::Given { mean, .. } if mean.len() != channels => {
+            Err(PrepareError::Plan("data.mean needs one value for each channel of the images"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn continue_unless_abandoned(formation: &Formation) -> Result<(), PrepareError> {
+    if formation.abort.is_aborted() { Err(PrepareError::Abandoned) } else { Ok(()) }
+}
+
+fn plan_model(
+    machine: &Machine,
+    job: &Job,
+    dataset: &Dataset,
+    slices: &Range<u32>,
+) -> Result<ResNet, PrepareError> {
     let shape = dataset.shape;
     let geometry = Geometry {
         batch: job.train.slice_len(),
@@ -129,30 +203,33 @@ fn build_model(machine: &Machine, job: &Job, dataset: &Dataset) -> ResNet {
         channels: shape.channels,
         classes: dataset.classes.len(),
     };
+    let need = memory::require(job, geometry, slices)?;
     let model = ResNet::new(&machine.device, &job.model, geometry);
-    tracing::info!(
-        parameters = model.layout().parameters_len(),
-        memory_mib = model.memory_bytes() >> 20,
-        "model planned"
-    );
-    model
+    let parameters = model.layout().parameters_len();
+    tracing::info!(parameters, memory_mib = need >> 20, "model planned");
+    Ok(model)
 }
 
-fn load_state(run: &mut Run, job: &Job, formation: &Formation) -> Result<(), PrepareError> {
-    let base = formation.form.base_step;
-    if base == 0 {
-        run.model.initialise(job.seed);
+fn load_state(
+    model: &mut ResNet,
+    optimizer: &mut Sgd,
+    job: &Job,
+    formation: &Formation,
+) -> Result<(), PrepareError> {
+    if formation.form.base_step == 0 {
+        model.initialise(job.seed);
         return Ok(());
     }
-    let files = formation.checkpoint.as_ref().ok_or(PrepareError::NoCheckpoint(base))?;
-    let layout = run.model.layout().clone();
-    let (params, running) = run.model.state_mut();
+    let files = formation.checkpoint.as_ref();
+    let files = files.ok_or(PrepareError::Plan("it came without the base step's checkpoint"))?;
+    let layout = model.layout().clone();
+    let (params, running) = model.state_mut();
     let on_host = "the CPU device's memory is host memory";
     let (params, running) = (params.host_mut().expect(on_host), running.host_mut().expect(on_host));
     decode_model(&layout, &files.model, params, running)?;
-    let velocity = run.optimizer.velocity_mut().host_mut().expect(on_host);
+    let velocity = optimizer.velocity_mut().host_mut().expect(on_host);
     decode_optimizer(&layout, &files.optimizer, velocity)?;
-    run.model.pack();
+    model.pack();
     Ok(())
 }
 

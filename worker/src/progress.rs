@@ -16,6 +16,16 @@ impl Progress {
         self.step.load(Ordering::Relaxed)
     }
 
+    /// The step being worked on; 0 while preparing or without a job.
+    pub fn current_step(&self) -> u64 {
+        match self.phase() {
+            Phase::Idle | Phase::Prepare => 0,
+            // These follow the step they belong to.
+            Phase::Evaluate | Phase::Checkpoint => self.step(),
+            Phase::Compute | Phase::Exchange => self.step() + 1,
+        }
+    }
+
     pub fn phase(&self) -> Phase {
         Phase::try_from(self.phase.load(Ordering::Relaxed)).unwrap_or(Phase::Idle)
     }

@@ -1,7 +1,7 @@
 //! The worker's side of the wire: joins the coordinator, hands plans to the training thread and reports back.
 //!
 //! With its two files the only part of the worker that knows tonic. The training thread outlives a session: when the
-//! coordinator comes back within `Options::wait`, the same process joins again as a new incarnation.
+//! coordinator comes back within `Options::wait`, the same process joins again.
 
 mod connect;
 mod transfer;
@@ -10,14 +10,15 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 
 use proto::wire::v1::{self, TroubleKind, plan, report};
 use proto::wire::{TEXT_BYTES_MAX, Token};
 use proto::{Generation, Name};
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tonic::Streaming;
 
 use crate::collective::Abort;
@@ -47,37 +48,60 @@ pub struct Options {
 
 /// Joins, works, and joins again after a loss, until told to leave.
 pub async fn run(options: Options) -> Result<(), SessionError> {
-    let mut client = connect::find(&options).await?;
+    let mut terminated = Box::pin(connect::termination()?);
+    let incarnation = connect::incarnation()?;
     let listener = connect::listen(&options).await?;
-    let exchange_address = listener.local_address().to_string();
+    let hello = v1::Hello {
+        worker: options.name.to_string(),
+        incarnation: incarnation.0.to_vec(),
+        software_version: env!("CARGO_PKG_VERSION").to_owned(),
+        exchange_address: listener.local_address().to_string(),
+        device_kind: options.device.kind(),
+        threads: options.threads as u32,
+    };
     let progress = Arc::new(Progress::default());
     let machine = Machine {
         device: options.device.clone(),
+        incarnation,
         listener,
         data: options.data.clone(),
         progress: Arc::clone(&progress),
     };
+    let (commands, mut trainer_ended) = start_trainer(machine)?;
+    let mut rejoining = false;
+    loop {
+        let opened = tokio::select! {
+            opened = connect::open(&options, &hello, rejoining) => opened?,
+            () = terminated.as_mut() => return Ok(()),
+        };
+        tracing::info!(worker = %options.name, coordinator = %options.coordinator, "joined");
+        let session = Session { client: opened.client, commands: &commands, progress: &progress };
+        let streams = (opened.reports, opened.plans);
+        let heartbeat = Duration::from_millis(u64::from(opened.welcome.heartbeat_ms));
+        match session.serve(streams, heartbeat, &mut trainer_ended, terminated.as_mut()).await? {
+            End::Leave => return Ok(()),
+            End::Lost(cause) if options.wait.is_zero() => return Err(SessionError::Lost { cause }),
+            End::Lost(cause) => {
+                tracing::warn!("session ended: {cause}; joining again within {:?}", options.wait);
+            }
+        }
+        rejoining = true;
+    }
+}
+
+/// The training thread's commands, and a channel that closes when it ends.
+fn start_trainer(
+    machine: Machine,
+) -> Result<(SyncSender<Command>, oneshot::Receiver<()>), SessionError> {
     let (commands, receiver) = std::sync::mpsc::sync_channel(COMMAND_QUEUE);
-    let (alive, mut trainer_ended) = oneshot::channel::<()>();
+    let (alive, ended) = oneshot::channel::<()>();
     let thread = std::thread::Builder::new().name("trainer".to_owned()).spawn(move || {
         // Dropped when the thread ends, by return or by panic.
         let _alive = alive;
         trainer::run(&machine, &receiver);
     });
     thread.map_err(SessionError::Thread)?;
-    let mut terminated = Box::pin(connect::termination()?);
-    loop {
-        let session =
-            Session { options: &options, client, commands: &commands, progress: &progress };
-        match session.serve(&exchange_address, &mut trainer_ended, terminated.as_mut()).await? {
-            End::Leave => return Ok(()),
-            End::Lost(cause) if options.wait.is_zero() => return Err(SessionError::Lost { cause }),
-            End::Lost(cause) => {
-                tracing::warn!("coordinator lost: {cause}; looking for it for {:?}", options.wait);
-            }
-        }
-        client = connect::find(&options).await?;
-    }
+    Ok((commands, ended))
 }
 
 /// How a session ended without an error.
@@ -88,9 +112,8 @@ enum End {
     Lost(String),
 }
 
-/// One control stream, from `hello` to its end.
+/// One control stream, from the welcome to its end.
 struct Session<'a> {
-    options: &'a Options,
     client: Client,
     commands: &'a SyncSender<Command>,
     progress: &'a Progress,
@@ -100,69 +123,54 @@ struct Session<'a> {
 struct Membership {
     generation: Generation,
     abort: Abort,
+    /// The checkpoint's way here, before the training thread has it.
+    fetching: AbortHandle,
 }
 
 impl Session<'_> {
     async fn serve(
-        mut self,
-        exchange_address: &str,
+        self,
+        (reports, mut plans): (Sender<v1::Report>, Streaming<v1::Plan>),
+        heartbeat: Duration,
         trainer_ended: &mut oneshot::Receiver<()>,
         mut terminated: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<End, SessionError> {
-        let (reports, outgoing) = mpsc::channel(REPORT_QUEUE);
-        say(&reports, 0, report::Kind::Hello(self.hello(exchange_address)?)).await;
-        let (welcome, mut plans) = connect::open(&mut self.client, outgoing).await?;
-        tracing::info!(
-            worker = %self.options.name,
-            coordinator = %self.options.coordinator,
-            exchange = exchange_address,
-            "joined"
-        );
-        let period = Duration::from_millis(u64::from(welcome.heartbeat_ms.max(HEARTBEAT_MS_MIN)));
-        let mut heartbeat = tokio::time::interval(period);
-        let mut membership = None;
-        let end = loop {
+        let mut heartbeat = tokio::time::interval(heartbeat.max(HEARTBEAT_MIN));
+        let mut membership: Option<Membership> = None;
+        let generation = |membership: &Option<Membership>| {
+            membership.as_ref().map_or(0, |membership| membership.generation.0)
+        };
+        let (end, last_word) = loop {
             tokio::select! {
                 plan = plans.message() => match plan {
-                    Ok(Some(plan)) => {
-                        if self.follow(plan, &mut membership, &reports)? {
-                            break Ok(End::Leave);
-                        }
-                    }
-                    Ok(None) => break Ok(End::Lost("it closed the connection".to_owned())),
-                    Err(status) => break Ok(End::Lost(connect::cause(&status))),
+                    Ok(Some(plan)) => match self.follow(plan, &mut membership, &reports) {
+                        Ok(false) => {}
+                        Ok(true) => break (Ok(End::Leave), None),
+                        Err(error) => break (Err(error), None),
+                    },
+                    Ok(None) => break (Ok(End::Lost("the coordinator ended it".to_owned())), None),
+                    Err(status) => break (Ok(End::Lost(connect::cause(&status))), None),
                 },
-                _ = heartbeat.tick() => self.beat(&reports, membership.as_ref()),
+                _ = heartbeat.tick() => self.beat(&reports, generation(&membership)),
                 _ = &mut *trainer_ended => {
-                    let trouble = trainer_trouble(self.progress);
-                    let generation = membership.as_ref().map_or(0, |m: &Membership| m.generation.0);
-                    say(&reports, generation, report::Kind::Trouble(trouble)).await;
-                    drain(reports, plans).await;
-                    break Err(SessionError::TrainerPanicked);
+                    let word = (generation(&membership), trainer_trouble(self.progress));
+                    break (Err(SessionError::TrainerPanicked), Some(word));
                 }
                 () = terminated.as_mut() => {
                     let reason = "asked to terminate".to_owned();
-                    say(&reports, 0, report::Kind::Leaving(v1::Leaving { reason })).await;
-                    drain(reports, plans).await;
-                    break Ok(End::Leave);
+                    let leaving = report::Kind::Leaving(v1::Leaving { reason });
+                    break (Ok(End::Leave), Some((0, leaving)));
                 }
             }
         };
+        // The trainer and the uploader hold clones of `reports`: they let go first.
         if let Some(membership) = membership {
-            self.abandon(&membership, "the session with the coordinator ended")?;
+            self.abandon(&membership, "the session with the coordinator ended");
+        }
+        if let Some((generation, word)) = last_word {
+            drain(reports, plans, generation, word).await;
         }
         end
-    }
-
-    fn hello(&self, exchange_address: &str) -> Result<v1::Hello, SessionError> {
-        Ok(v1::Hello {
-            worker: self.options.name.to_string(),
-            incarnation: connect::incarnation()?.0.to_vec(),
-            software_version: env!("CARGO_PKG_VERSION").to_owned(),
-            exchange_address: exchange_address.to_owned(),
-            device_kind: self.options.device.kind(),
-            threads: self.options.threads as u32,
-        })
     }
 
     /// Carries out one plan; true when it was a goodbye.
@@ -176,11 +184,11 @@ impl Session<'_> {
         match plan.kind {
             Some(plan::Kind::Form(form)) => {
                 if let Some(old) = membership.take() {
-                    self.abandon(&old, "a newer generation was formed")?;
+                    self.abandon(&old, "a newer generation was formed");
                 }
                 let abort = Abort::new();
-                *membership = Some(Membership { generation, abort: abort.clone() });
-                self.form(generation, form, abort, reports.clone());
+                let fetching = self.form(generation, form, abort.clone(), reports.clone());
+                *membership = Some(Membership { generation, abort, fetching });
             }
             Some(plan::Kind::Run(_)) => self.command(Command::Run(generation))?,
             Some(plan::Kind::Stop(_)) => self.command(Command::Stop(generation))?,
@@ -189,12 +197,12 @@ impl Session<'_> {
                     && let Some(member) = membership.take()
                 {
                     tracing::info!(generation = generation.0, "abandoned: {}", abandon.reason);
-                    self.abandon(&member, &abandon.reason)?;
+                    self.abandon(&member, &abandon.reason);
                 }
             }
             Some(plan::Kind::Release(_)) => {
                 tracing::info!(generation = generation.0, "job ended");
-                *membership = None;
+                membership.take_if(|member| member.generation == generation);
             }
             Some(plan::Kind::Goodbye(goodbye)) => {
                 tracing::info!("leaving: {}", goodbye.reason);
@@ -212,45 +220,51 @@ impl Session<'_> {
         form: v1::Form,
         abort: Abort,
         reports: Sender<v1::Report>,
-    ) {
+    ) -> AbortHandle {
         let (client, commands) = (self.client.clone(), self.commands.clone());
-        tokio::spawn(async move {
+        self.progress.applied(form.base_step);
+        self.progress.enter(v1::Phase::Prepare);
+        let task = tokio::spawn(async move {
             let checkpoint = match transfer::download(client.clone(), &form).await {
                 Ok(checkpoint) => checkpoint,
                 Err(error) => {
-                    let trouble = v1::Trouble {
-                        kind: TroubleKind::TroubleCheckpoint.into(),
-                        phase: v1::Phase::Prepare.into(),
-                        message: error.to_string(),
-                        ..v1::Trouble::default()
-                    };
-                    return say(&reports, generation.0, report::Kind::Trouble(trouble)).await;
+                    let trouble = trouble(TroubleKind::TroubleCheckpoint, error.to_string());
+                    return say(&reports, generation.0, trouble).await;
                 }
             };
-            if abort.is_aborted() {
-                return;
-            }
-            let uploader = Uploader::new(client, generation, &form, reports.clone());
-            let uploads = uploader.start();
-            let formation = Formation { generation, form, abort, checkpoint, reports, uploads };
+            let uploads = Uploader::new(client, generation, &form, &abort, reports.clone()).start();
+            let sender = reports.clone();
+            let formation =
+                Formation { generation, form, abort, checkpoint, reports: sender, uploads };
+            // The training thread drops a formation that was abandoned in the meantime.
             if commands.try_send(Command::Form(Box::new(formation))).is_err() {
-                tracing::error!(generation = generation.0, "the training thread takes no commands");
+                let message = "the training thread takes no commands".to_owned();
+                let trouble = trouble(TroubleKind::TroubleInternal, message);
+                say(&reports, generation.0, trouble).await;
             }
         });
+        task.abort_handle()
     }
 
-    fn abandon(&self, membership: &Membership, reason: &str) -> Result<(), SessionError> {
+    /// Ends a generation at once, wherever it stands.
+    fn abandon(&self, membership: &Membership, reason: &str) {
+        membership.fetching.abort();
         membership.abort.abort(reason);
-        self.command(Command::Abandon(membership.generation))
+        if let Err(error) = self.command(Command::Abandon(membership.generation)) {
+            tracing::error!("{error}");
+        }
     }
 
+    /// A training thread that has ended is noticed by `serve`.
     fn command(&self, command: Command) -> Result<(), SessionError> {
-        self.commands.try_send(command).map_err(|_| SessionError::TrainerStuck)
+        match self.commands.try_send(command) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(SessionError::TrainerStuck),
+        }
     }
 
     /// A full queue means that reports are on their way: they are signs of life too.
-    fn beat(&self, reports: &Sender<v1::Report>, membership: Option<&Membership>) {
-        let generation = membership.map_or(0, |membership| membership.generation.0);
+    fn beat(&self, reports: &Sender<v1::Report>, generation: u64) {
         let heartbeat =
             v1::Heartbeat { step: self.progress.step(), phase: self.progress.phase().into() };
         let kind = Some(report::Kind::Heartbeat(heartbeat));
@@ -271,30 +285,42 @@ async fn say(reports: &Sender<v1::Report>, generation: u64, mut kind: report::Ki
     }
 }
 
-/// Ends our half of the stream and gives the coordinator a moment to read what is queued.
-async fn drain(reports: Sender<v1::Report>, mut plans: Streaming<v1::Plan>) {
-    drop(reports);
-    let read = async { while let Ok(Some(_)) = plans.message().await {} };
+/// Says the last word, ends our half of the stream, and gives the coordinator a moment to read what is queued.
+async fn drain(
+    reports: Sender<v1::Report>,
+    mut plans: Streaming<v1::Plan>,
+    generation: u64,
+    word: report::Kind,
+) {
+    let read = async {
+        say(&reports, generation, word).await;
+        drop(reports);
+        while let Ok(Some(_)) = plans.message().await {}
+    };
     if tokio::time::timeout(DRAIN_LIMIT, read).await.is_err() {
         tracing::debug!("the coordinator did not close the stream in time");
     }
 }
 
-fn trainer_trouble(progress: &Progress) -> v1::Trouble {
-    v1::Trouble {
+/// Trouble while preparing.
+fn trouble(kind: TroubleKind, message: String) -> report::Kind {
+    let (kind, phase) = (kind.into(), v1::Phase::Prepare.into());
+    report::Kind::Trouble(v1::Trouble { kind, phase, message, ..v1::Trouble::default() })
+}
+
+fn trainer_trouble(progress: &Progress) -> report::Kind {
+    report::Kind::Trouble(v1::Trouble {
         kind: TroubleKind::TroubleInternal.into(),
-        step: progress.step() + 1,
+        step: progress.current_step(),
         phase: progress.phase().into(),
         culprit: String::new(),
         message: "the training thread panicked; its message is in the worker's log".to_owned(),
-    }
+    })
 }
 
 /// Commands of one generation are four; a thread that leaves this many unread is stuck.
 const COMMAND_QUEUE: usize = 32;
-/// Reports waiting for the wire: seconds of steps, so that a slow coordinator is felt only when it is gone.
-const REPORT_QUEUE: usize = 256;
 /// A coordinator that asks for more heartbeats than this is not obeyed.
-const HEARTBEAT_MS_MIN: u32 = 10;
+const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 /// How long the coordinator may take to read our last words.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);

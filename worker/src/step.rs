@@ -83,9 +83,9 @@ pub enum StepError {
     #[error(transparent)]
     Data(#[from] LoaderError),
     #[error(
-        "train step {step}: the loss is {loss}; lower the learning rate or lengthen the warm-up"
+        "train step {step}: {what} is not finite; lower the learning rate or lengthen the warm-up"
     )]
-    NotFinite { step: u64, loss: f64 },
+    NotFinite { step: u64, what: String },
     #[error("train step {step}: the generation was abandoned")]
     Abandoned { step: u64 },
 }
@@ -146,11 +146,13 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         run.collective.wait(plan.step, bucket, &mut sum[range.clone()])?;
     }
     timer.mark(|times| &mut times.exchange_wait);
-    let totals = totals(&run.model, &run.gradients.sum);
-    let loss = f64::from(totals[Total::Loss as usize]) / job.train.batch as f64;
-    if !loss.is_finite() {
-        return Err(StepError::NotFinite { step: plan.step, loss });
+    let sum = &run.gradients.sum;
+    if let Some(index) = ops::first_non_finite(&run.device, sum.view(sum.span())) {
+        let what = run.model.layout().name_of_gradient(index);
+        return Err(StepError::NotFinite { step: plan.step, what });
     }
+    let totals = totals(&run.model, sum);
+    let loss = f64::from(totals[Total::Loss as usize]) / job.train.batch as f64;
     let (params, _) = run.model.state_mut();
     run.optimizer.update(params, &run.gradients.sum, plan.learning_rate);
     run.model.update_running(&run.gradients.sum, job.train.slices);
@@ -167,8 +169,8 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
     })
 }
 
-/// A fast digest of weights and running statistics: what members compare after every step. The velocity needs no look
-/// of its own: a difference in it is one in the weights a step later.
+/// A fast digest of weights and running statistics: what members compare after every step. The velocity is not
+/// looked at: a difference in it shows in the weights soon.
 pub fn digest(model: &ResNet) -> [u8; 16] {
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
     for buffer in [model.params(), model.running()] {

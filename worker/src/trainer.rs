@@ -6,16 +6,18 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
 
-use proto::Generation;
 use proto::wire::v1::{self, Phase, TroubleKind, report};
+use proto::{Generation, Incarnation};
 use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::checkpoint::Snapshot;
 use crate::collective::{Abort, CollectiveError, Listener};
 use crate::evaluate::{evaluate, share};
 use crate::optim::learning_rate;
-use crate::prepare::{PrepareError, Prepared, prepare};
+use crate::prepare::{Datasets, PrepareError, Prepared, prepare};
 use crate::progress::Progress;
 use crate::step::{StepError, StepPlan, StepReport, digest, run_step};
 
@@ -23,6 +25,7 @@ use crate::step::{StepError, StepPlan, StepReport, digest, run_step};
 #[derive(Debug)]
 pub struct Machine {
     pub device: kernels::Device,
+    pub incarnation: Incarnation,
     pub listener: Listener,
     /// Where this machine keeps the dataset, when it is not where the job says.
     pub data: Option<PathBuf>,
@@ -83,11 +86,15 @@ enum GenerationError {
 
 /// Runs until the session drops its end of `commands`.
 pub fn run(machine: &Machine, commands: &Receiver<Command>) {
-    // An order that ends one generation may be the next one's formation.
+    let mut datasets = Datasets::default();
+    // A command that ends one generation may be the next one's formation.
     let mut next = commands.recv().ok();
     while let Some(command) = next.take() {
-        if let Command::Form(formation) = command {
-            next = member(machine, &formation, commands);
+        // A formation that was abandoned while it waited here is over before it began.
+        if let Command::Form(formation) = command
+            && !formation.abort.is_aborted()
+        {
+            next = member(machine, &mut datasets, &formation, commands);
             machine.progress.enter(Phase::Idle);
         }
         next = next.or_else(|| commands.recv().ok());
@@ -97,11 +104,16 @@ pub fn run(machine: &Machine, commands: &Receiver<Command>) {
 /// One generation, from formation to its end. Returns a command that belongs to what follows.
 fn member(
     machine: &Machine,
+    datasets: &mut Datasets,
     formation: &Formation,
     commands: &Receiver<Command>,
 ) -> Option<Command> {
     let mut orders = Orders { commands, generation: formation.generation, stop: false, next: None };
-    let result = train_generation(machine, formation, &mut orders);
+    machine.progress.applied(formation.form.base_step);
+    machine.progress.enter(Phase::Prepare);
+    let result = prepare(machine, datasets, formation)
+        .map_err(GenerationError::from)
+        .and_then(|prepared| train(machine, formation, prepared, &mut orders));
     if let Err(error) = result
         && let Some(trouble) = describe(&error, &machine.progress)
     {
@@ -111,15 +123,14 @@ fn member(
     orders.next
 }
 
-fn train_generation(
+fn train(
     machine: &Machine,
     formation: &Formation,
+    prepared: Prepared,
     orders: &mut Orders<'_>,
 ) -> Result<(), GenerationError> {
     let progress = &machine.progress;
-    progress.applied(formation.form.base_step);
-    progress.enter(Phase::Prepare);
-    let Prepared { mut run, job, timeline, layout } = prepare(machine, formation)?;
+    let Prepared { mut run, job, timeline, layout } = prepared;
     let base = formation.form.base_step;
     let digest = digest(&run.model).to_vec();
     formation.report(report::Kind::Ready(v1::Ready { step: base, digest }));
@@ -140,7 +151,9 @@ fn train_generation(
         if timeline.evaluates_after(step) {
             progress.enter(Phase::Evaluate);
             let samples = share(run.source.dataset().test.len(), rank, world);
-            let counts = evaluate(&mut run.model, &run.source, samples);
+            let Some(counts) = evaluate(&mut run.model, &run.source, samples, &run.abort) else {
+                return Err(GenerationError::Abandoned);
+            };
             formation.report(report::Kind::Evaluated(v1::Evaluated {
                 step,
                 samples: counts.samples,
@@ -151,20 +164,25 @@ fn train_generation(
         }
         if timeline.checkpoints_after(step) || report.stop {
             progress.enter(Phase::Checkpoint);
-            formation.upload(Upload::Checkpoint(Box::new(Snapshot {
+            let snapshot = Upload::Checkpoint(Box::new(Snapshot {
                 step,
                 layout: Arc::clone(&layout),
                 params: host(run.model.params()),
                 running: host(run.model.running()),
                 velocity: host(run.optimizer.velocity()),
-            })));
-        }
-        if report.stop {
-            break;
+            }));
+            if report.stop || step == timeline.total_steps() {
+                // Every sum has arrived: a goodbye that goes wrong costs nothing any more.
+                if let Err(error) = run.collective.shutdown() {
+                    tracing::warn!("closing the exchange: {error}");
+                }
+                formation.upload(snapshot, None)?;
+                formation.upload(Upload::Finished { step }, None)?;
+                return Ok(());
+            }
+            formation.upload(snapshot, Some(UPLOAD_PATIENCE))?;
         }
     }
-    run.collective.shutdown().map_err(StepError::from)?;
-    formation.upload(Upload::Finished { step });
     Ok(())
 }
 
@@ -203,12 +221,14 @@ impl Orders<'_> {
             Command::Abandon(generation) if generation == self.generation => {
                 return Err(GenerationError::Abandoned);
             }
-            Command::Form(formation) => {
+            Command::Form(formation)
+                if formation.generation > self.generation && !formation.abort.is_aborted() =>
+            {
                 self.next = Some(Command::Form(formation));
                 return Err(GenerationError::Abandoned);
             }
             // Of another generation: late.
-            Command::Run(_) | Command::Stop(_) | Command::Abandon(_) => {}
+            Command::Form(_) | Command::Run(_) | Command::Stop(_) | Command::Abandon(_) => {}
         }
         Ok(())
     }
@@ -223,10 +243,25 @@ impl Formation {
         }
     }
 
-    /// Waits while an earlier checkpoint is still on its way: snapshots in memory are bounded.
-    fn upload(&self, upload: Upload) {
-        if self.uploads.blocking_send(upload).is_err() {
-            tracing::debug!("a checkpoint found no session");
+    /// Hands a snapshot to the uploader. While earlier ones are still on their way it waits, for `patience` or until the
+    /// generation is abandoned; then the checkpoint is given up, since the peers wait in the next step's exchange.
+    fn upload(&self, upload: Upload, patience: Option<Duration>) -> Result<(), GenerationError> {
+        let since = Instant::now();
+        let mut upload = upload;
+        loop {
+            upload = match self.uploads.try_send(upload) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Closed(_)) => return Err(GenerationError::SessionEnded),
+                Err(TrySendError::Full(upload)) => upload,
+            };
+            if self.abort.is_aborted() {
+                return Err(GenerationError::Abandoned);
+            }
+            if patience.is_some_and(|patience| since.elapsed() > patience) {
+                tracing::warn!("earlier checkpoints are still on their way: this one is skipped");
+                return Ok(());
+            }
+            std::thread::sleep(UPLOAD_POLL);
         }
     }
 }
@@ -237,9 +272,9 @@ fn describe(error: &GenerationError, progress: &Progress) -> Option<v1::Trouble>
         GenerationError::Abandoned | GenerationError::SessionEnded => return None,
         GenerationError::Step(StepError::Abandoned { .. })
         | GenerationError::Step(StepError::Exchange(CollectiveError::Aborted { .. }))
-        | GenerationError::Prepare(PrepareError::Exchange(CollectiveError::Aborted { .. })) => {
-            return None;
-        }
+        | GenerationError::Prepare(
+            PrepareError::Abandoned | PrepareError::Exchange(CollectiveError::Aborted { .. }),
+        ) => return None,
         GenerationError::Prepare(error) => error.kind(),
         GenerationError::Step(StepError::Exchange(error)) => peer_or_internal(error),
         GenerationError::Step(StepError::NotFinite { .. }) => TroubleKind::TroubleNotFinite,
@@ -250,8 +285,7 @@ fn describe(error: &GenerationError, progress: &Progress) -> Option<v1::Trouble>
         | GenerationError::Step(StepError::Exchange(error)) => error.culprit(),
         _ => None,
     };
-    let phase = progress.phase();
-    let step = if phase == Phase::Prepare { 0 } else { progress.step() + 1 };
+    let (phase, step) = (progress.phase(), progress.current_step());
     let culprit = culprit.unwrap_or_default().to_owned();
     let message = error.to_string();
     Some(v1::Trouble { kind: kind.into(), step, phase: phase.into(), culprit, message })
@@ -285,3 +319,7 @@ fn host(buffer: &kernels::Buffer) -> Vec<f32> {
     buffer.read(buffer.span(), &mut copy);
     copy
 }
+
+/// How long the training thread waits for room in the uploader's queue: far less than peers wait for this worker.
+const UPLOAD_PATIENCE: Duration = Duration::from_secs(5);
+const UPLOAD_POLL: Duration = Duration::from_millis(5);

@@ -84,6 +84,8 @@ pub enum UploadError {
     Checksum { file: u32, offset: u64 },
     #[error("{what} {} (the checkpoint needs {needed} bytes): {source}", path.display())]
     Disk { what: &'static str, path: PathBuf, needed: u64, source: io::Error },
+    #[error("{ASSEMBLIES_MAX} checkpoints are being uploaded already")]
+    TooMany,
     #[error("the checkpoint of step {step} was given up")]
     GivenUp { step: u64 },
 }
@@ -117,9 +119,9 @@ impl Uploads {
         files: Vec<FileSpec>,
     ) -> Result<Part, UploadError> {
         let mut lock = self.lock();
-        let open = lock.as_mut().filter(|open| {
-            open.job.as_str() == job && open.generation == Generation(generation)
-        });
+        let open = lock
+            .as_mut()
+            .filter(|open| open.job.as_str() == job && open.generation == Generation(generation));
         let Some(open) = open else {
             return Err(UploadError::NotCurrent { job: job.to_owned(), offered: generation });
         };
@@ -133,6 +135,7 @@ impl Uploads {
         check_files(&files)?;
         let assembly = match open.assemblies.get(&step) {
             Some(assembly) => assembly.clone(),
+            None if open.assemblies.len() >= ASSEMBLIES_MAX => return Err(UploadError::TooMany),
             None => {
                 let folder = open.folder.join(format!("{}{step:08}-{generation}", super::TMP));
                 let assembly = Assembly::create(step, folder, files.clone(), open.members)?;
@@ -363,6 +366,8 @@ fn difference(ours: &[FileSpec], theirs: &[FileSpec]) -> String {
     }
 }
 
+/// Checkpoints that the members are uploading at the same time; more means that the disk does not keep up.
+const ASSEMBLIES_MAX: usize = 8;
 /// A checkpoint has two files today.
 const FILES_MAX: usize = 16;
 /// Far above any ResNet; keeps sums of lengths from overflowing.

@@ -40,13 +40,16 @@ pub(super) struct AtRest {
 /// A running coordinator, or the state directory of one that has ended.
 pub(super) async fn source(connection: &Connection) -> Result<Source, Failure> {
     let journal = connection.state.join("journal");
-    let at_rest = connection.coordinator.is_none()
-        && !address_path(&connection.state).exists()
-        && journal.exists();
-    if at_rest {
-        return Ok(Source::AtRest(Box::new(AtRest::open(&connection.state, &journal)?)));
+    let has_rest = connection.coordinator.is_none() && journal.exists();
+    if !has_rest || address_path(&connection.state).exists() {
+        match client(connection).await {
+            Ok(client) => return Ok(Source::Running(client)),
+            // A coordinator that was killed leaves its address behind.
+            Err(failure) if has_rest && failure.code == Some(ExitCode::Network) => {}
+            Err(failure) => return Err(failure),
+        }
     }
-    Ok(Source::Running(client(connection).await?))
+    Ok(Source::AtRest(Box::new(AtRest::open(&connection.state, &journal)?)))
 }
 
 /// A running coordinator.
@@ -88,7 +91,8 @@ fn published_address(state: &Path) -> Result<String, Failure> {
 
 fn token(connection: &Connection) -> Result<Token, Failure> {
     if let Some(path) = &connection.token_file {
-        return Ok(read_token(path)?);
+        let read = read_token(path);
+        return read.map_err(|error| Failure::new(ExitCode::Token, error.to_string()));
     }
     match std::env::var(TOKEN_VARIABLE) {
         Ok(text) => text.parse().map_err(|error| {
@@ -112,11 +116,13 @@ pub(super) fn refused(tried: &str, status: &Status) -> Failure {
     }
     match status.code() {
         Code::Unauthenticated => {
-            let hint = "use the token of the coordinator's state directory, with --state or --token-file";
+            let hint =
+                "use the token of the coordinator's state directory, with --state or --token-file";
             Failure::new(ExitCode::Token, format!("{tried}: {text}; {hint}"))
         }
         Code::Unavailable => {
-            let text = format!("{tried}: the coordinator can't be reached ({text}); is it running?");
+            let text =
+                format!("{tried}: the coordinator can't be reached ({text}); is it running?");
             Failure::new(ExitCode::Network, text)
         }
         _ => Failure::new(ExitCode::Failure, format!("{tried}: {text}")),
@@ -151,12 +157,13 @@ impl Source {
         match self {
             Source::Running(client) => {
                 let reply = client.status(v1::StatusRequest {}).await;
-                reply.map(|r| r.into_inner()).map_err(|status| refused("asking for the status", &status))
+                reply
+                    .map(|r| r.into_inner())
+                    .map_err(|status| refused("asking for the status", &status))
             }
-            Source::AtRest(rest) => Ok(v1::StatusReply {
-                jobs: rest.core.job_statuses(),
-                workers: Vec::new(),
-            }),
+            Source::AtRest(rest) => {
+                Ok(v1::StatusReply { jobs: rest.core.job_statuses(), workers: Vec::new() })
+            }
         }
     }
 
@@ -183,7 +190,8 @@ impl AtRest {
         let mut core = Cluster::default();
         for record in &records {
             core.replay(record).map_err(|error| {
-                let text = format!("reading {}: a record makes no sense: {error}", journal.display());
+                let text =
+                    format!("reading {}: a record makes no sense: {error}", journal.display());
                 Failure::new(ExitCode::State, text)
             })?;
         }

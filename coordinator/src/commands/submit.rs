@@ -29,7 +29,9 @@ pub(super) async fn submit(args: &SubmitArgs) -> Result<Exit, Failure> {
             "job {job_id} has finished already, after step {step}; see `coordinator checkpoints {job_id}`, or start \
              over with --fresh"
         ),
-        (false, 0) => format!("job {job_id} submitted; follow it with `coordinator logs {job_id} -f`"),
+        (false, 0) => {
+            format!("job {job_id} submitted; follow it with `coordinator logs {job_id} -f`")
+        }
         (false, step) => format!(
             "job {job_id} goes on from step {step}; follow it with `coordinator logs {job_id} -f`"
         ),

@@ -69,7 +69,10 @@ fn report(ended: Ended, state: &Path, jobs: &Path) -> Result<Exit, Failure> {
             Ok(None)
         }
         Outcome::Stopped => {
-            line(&format!("job {} stopped after step {} of {}", view.id, view.step, view.total_steps))?;
+            line(&format!(
+                "job {} stopped after step {} of {}",
+                view.id, view.step, view.total_steps
+            ))?;
             summary(&view)?;
             if let Some(folder) = newest {
                 line(&format!("checkpoint {}", folder.display()))?;
@@ -87,6 +90,8 @@ fn report(ended: Ended, state: &Path, jobs: &Path) -> Result<Exit, Failure> {
                 || "no checkpoint yet".to_owned(),
                 |folder| format!("newest checkpoint {}", folder.display()),
             );
+            // What was reached before counts.
+            summary(&view)?;
             let (id, again) = (&view.id, again());
             let text = format!("training {id}: {reason}; {newest}; go on with: {again}");
             Err(Failure::new(code, text))
@@ -145,6 +150,7 @@ impl From<LocalError> for Failure {
             LocalError::Submit(SubmitError::Refused(refusal)) => {
                 let code = match &refusal {
                     SubmitRefusal::NoBase { .. } => ExitCode::State,
+                    SubmitRefusal::OtherData { .. } => ExitCode::Data,
                     SubmitRefusal::Busy { .. } | SubmitRefusal::Stopped { .. } => ExitCode::Failure,
                     _ => ExitCode::Usage,
                 };

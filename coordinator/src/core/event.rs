@@ -298,8 +298,17 @@ pub struct Shelf {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Metric {
     /// A committed step, with each member's phase times by rank.
-    Step { step: u64, loss: f64, correct: u32, samples: u64, times: Vec<(Name, PhaseTimes)> },
-    Evaluation { step: u64, evaluation: Evaluation },
+    Step {
+        step: u64,
+        loss: f64,
+        correct: u32,
+        samples: u64,
+        times: Vec<(Name, PhaseTimes)>,
+    },
+    Evaluation {
+        step: u64,
+        evaluation: Evaluation,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -366,6 +375,8 @@ pub enum SubmitRefusal {
         "{workers} workers are asked for, but the job has only {slices} slices; ask for at most {slices}, or raise train.slices"
     )]
     TooManyWorkers { workers: u32, slices: usize },
+    #[error("{limit} jobs are waiting, which is the limit; stop one, or wait")]
+    QueueFull { limit: usize },
     #[error("job {job} is the same and has not ended; follow it with `coordinator logs {job} -f`")]
     Busy { job: JobId },
     #[error(
@@ -373,6 +384,11 @@ pub enum SubmitRefusal {
          or start over with --fresh"
     )]
     Differs { job: JobId, differences: String },
+    #[error(
+        "job {job} was trained on other data: the files in {folder} have changed; put the old ones back, give the job \
+         another name, or start over with --fresh"
+    )]
+    OtherData { job: JobId, folder: String },
     #[error("{problem}; restore a checkpoint, or start over with --fresh")]
     NoBase { problem: String },
     #[error("job {job} was stopped before it started")]

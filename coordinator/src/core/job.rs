@@ -247,9 +247,8 @@ pub fn differing_keys(old: &str, new: &str) -> Vec<String> {
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let shown = |value: Option<&String>| value.map_or_else(|| "absent".to_owned(), Clone::clone);
     let differs = |name: &&String| old.get(*name) != new.get(*name);
-    let line = |name: &String| {
-        format!("{name} ({}, now {})", shown(old.get(name)), shown(new.get(name)))
-    };
+    let line =
+        |name: &String| format!("{name} ({}, now {})", shown(old.get(name)), shown(new.get(name)));
     names.into_iter().filter(differs).map(line).collect()
 }
 

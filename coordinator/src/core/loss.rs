@@ -88,7 +88,10 @@ impl Cluster {
                 self.exclude(rank, message);
             }
             TroubleKind::TroubleCheckpoint => {
-                self.fail(Cause::Checkpoint, format!("worker {name} refused the checkpoint: {message}"));
+                self.fail(
+                    Cause::Checkpoint,
+                    format!("worker {name} refused the checkpoint: {message}"),
+                );
             }
             TroubleKind::TroubleNotFinite => {
                 self.fail(Cause::Worker, format!("worker {name} gave up {place}: {message}"));
@@ -160,7 +163,8 @@ impl Cluster {
             complaint.trouble.culprit.as_ref().is_some_and(|culprit| !complains(culprit))
         });
         let Complaint { from, trouble, .. } = root.unwrap_or(first);
-        let (name, place) = (membership.name(*from), place(trouble.phase, trouble.step.saturating_sub(1)));
+        let (name, place) =
+            (membership.name(*from), place(trouble.phase, trouble.step.saturating_sub(1)));
         let peer = trouble.culprit.as_ref().map_or("a peer", Name::as_str);
         let message = &trouble.message;
         Some(format!("worker {name} could not exchange with {peer} {place}: {message}"))
@@ -210,7 +214,14 @@ impl Cluster {
             .filter(|complaint| complaint.trouble.culprit.as_ref() == Some(&worker.name))
             .map(|complaint| (complaint.trouble.phase, complaint.trouble.step.saturating_sub(1)))
             .next();
-        let (phase, applied) = seen.unwrap_or((worker.phase, worker.step));
+        let running = self.membership.as_ref().is_some_and(|membership| !membership.is_forming());
+        let heard = match worker.phase {
+            // From a heartbeat before the generation ran.
+            Phase::Idle | Phase::Prepare if running => Phase::Compute,
+            Phase::Idle => Phase::Prepare,
+            phase => phase,
+        };
+        let (phase, applied) = seen.unwrap_or((heard, worker.step));
         place(phase, applied)
     }
 }

@@ -3,8 +3,7 @@
 use proto::identity::{Generation, JobId};
 
 use super::event::{
-    Action, Level, Metric, Outcome, Plan, Report, SealOrder, SessionId, Shelf,
-    StepDone, Tally,
+    Action, Level, Metric, Outcome, Plan, Report, SealOrder, SessionId, Shelf, StepDone, Tally,
 };
 use super::job::CheckpointEntry;
 use super::membership::{Contradiction, Progress, joined};
@@ -166,6 +165,9 @@ impl Cluster {
             }
         }
         self.push(Action::CloseUploads { generation });
+        if let Some(job) = self.job_mut(&membership.job) {
+            job.assembled.clear();
+        }
     }
 
     pub(super) fn count_training(&mut self) {
@@ -244,7 +246,8 @@ impl Cluster {
         job.unsealed.remove(&step);
         job.given_up = Some((step, problem.clone()));
         let newest = job.newest_checkpoint_words();
-        let text = format!("checkpoint of step {step} given up: {problem}; training goes on, {newest}");
+        let text =
+            format!("checkpoint of step {step} given up: {problem}; training goes on, {newest}");
         self.log(Some(id), Level::Warn, text);
         self.settle(id);
     }

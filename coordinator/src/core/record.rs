@@ -10,14 +10,19 @@ use serde::{Deserialize, Serialize};
 
 use super::Cluster;
 use super::event::{Cause, Digest, Outcome};
-use super::job::{CheckpointEntry, DatasetFacts, JobRun, JobSpec, Mark, Shortage, Stage, Submission};
+use super::job::{
+    CheckpointEntry, DatasetFacts, JobRun, JobSpec, Mark, Shortage, Stage, Submission,
+};
 use super::membership::Seat;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
     /// A coordinator started; generations up to `generation` are burned.
-    Booted { boot: u64, generation: u64 },
+    Booted {
+        boot: u64,
+        generation: u64,
+    },
     Submitted {
         job: String,
         toml: String,
@@ -41,11 +46,29 @@ pub enum Record {
         base_digest: Option<String>,
         members: Vec<MemberRecord>,
     },
-    Committed { job: String, generation: u64, step: u64, digest: String },
-    Evaluated { job: String, step: u64, evaluation: Evaluation },
+    Committed {
+        job: String,
+        generation: u64,
+        step: u64,
+        digest: String,
+    },
+    Evaluated {
+        job: String,
+        step: u64,
+        evaluation: Evaluation,
+    },
     /// `entry` is sealed; `removed` are no longer kept.
-    Sealed { job: String, entry: CheckpointEntry, removed: Vec<u64> },
-    Ended { job: String, end: End, trained_ms: u64, trained_steps: u64 },
+    Sealed {
+        job: String,
+        entry: CheckpointEntry,
+        removed: Vec<u64>,
+    },
+    Ended {
+        job: String,
+        end: End,
+        trained_ms: u64,
+        trained_steps: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,6 +16,9 @@ impl Cluster {
             let workers = submission.workers;
             return self.refuse(ticket, SubmitRefusal::TooManyWorkers { workers, slices });
         }
+        if self.queue.len() >= QUEUE_MAX {
+            return self.refuse(ticket, SubmitRefusal::QueueFull { limit: QUEUE_MAX });
+        }
         let same = |job: &&JobRun| job.spec.same_as(&submission.spec);
         let name = &submission.spec.job.name;
         let namesake = |job: &&JobRun| job.spec.job.name == *name;
@@ -28,14 +31,14 @@ impl Cluster {
         match found {
             None => self.create(ticket, submission),
             Some(job) if !job.spec.same_as(&submission.spec) => {
-                let differences = differences(&job.spec, &submission.spec);
-                let job = job.id.clone();
-                self.refuse(ticket, SubmitRefusal::Differs { job, differences });
+                let refusal = difference(job, &submission.spec);
+                self.refuse(ticket, refusal);
             }
             Some(job) => match &job.stage {
                 Stage::Ended(Outcome::Finished { .. }) => {
                     let (job, resumed_from_step) = (job.id.clone(), job.watermark.step);
-                    let answer = Answer::Submitted { job, resumed_from_step, already_finished: true };
+                    let answer =
+                        Answer::Submitted { job, resumed_from_step, already_finished: true };
                     self.push(Action::Answer { ticket, answer });
                 }
                 Stage::Ended(_) => self.search(ticket, job.id.clone(), submission),
@@ -49,7 +52,8 @@ impl Cluster {
 
     fn create(&mut self, ticket: Ticket, submission: Submission) {
         let name = submission.spec.job.name.as_str();
-        let number = 1 + self.jobs.iter().filter_map(|job| number_of(&job.id, name)).max().unwrap_or(0);
+        let number =
+            1 + self.jobs.iter().filter_map(|job| number_of(&job.id, name)).max().unwrap_or(0);
         let text = format!("{name}-{number}");
         let Ok(id) = text.parse::<JobId>() else {
             return self.refuse(ticket, SubmitRefusal::Name { id: text });
@@ -226,11 +230,16 @@ impl Cluster {
         self.push(Action::Journal(record));
         match &outcome {
             Outcome::Finished { model_sha256 } => {
-                let text = format!("job {id} finished after step {step}: model sha256 {model_sha256}");
+                let text =
+                    format!("job {id} finished after step {step}: model sha256 {model_sha256}");
                 self.log(Some(id), Level::Info, text);
             }
             Outcome::Stopped => {
-                self.log(Some(id), Level::Info, format!("job {id} stopped after step {step}; {newest}"));
+                self.log(
+                    Some(id),
+                    Level::Info,
+                    format!("job {id} stopped after step {step}; {newest}"),
+                );
             }
             // Said when it happened, in the words of the cause.
             Outcome::Failed { .. } => {}
@@ -254,7 +263,9 @@ fn kept_outcome(job: &JobRun, outcome: Outcome) -> Outcome {
             _ => "the workers sent none".to_owned(),
         };
         let words = job.newest_checkpoint_words();
-        failed(format!("step {step} was reached, but its checkpoint could not be written: {why}; {words}"))
+        failed(format!(
+            "step {step} was reached, but its checkpoint could not be written: {why}; {words}"
+        ))
     };
     match (&outcome, newest) {
         (Outcome::Finished { model_sha256 }, Some(entry)) if entry.step == step => {
@@ -273,14 +284,17 @@ fn kept_outcome(job: &JobRun, outcome: Outcome) -> Outcome {
     }
 }
 
-fn differences(old: &JobSpec, new: &JobSpec) -> String {
-    let mut found = differing_keys(&old.toml, &new.toml);
-    if found.is_empty() {
-        let folder = new.job.data.path.display();
-        found.push(format!("its dataset: the files in {folder} have changed"));
+fn difference(old: &JobRun, new: &JobSpec) -> SubmitRefusal {
+    let (job, differing) = (old.id.clone(), differing_keys(&old.spec.toml, &new.toml));
+    if differing.is_empty() {
+        let folder = new.job.data.path.display().to_string();
+        return SubmitRefusal::OtherData { job, folder };
     }
-    found.join(", ")
+    SubmitRefusal::Differs { job, differences: differing.join(", ") }
 }
+
+/// Jobs that wait at the same time.
+const QUEUE_MAX: usize = 256;
 
 /// The number of the job `<name>-<number>`.
 fn number_of(id: &JobId, name: &str) -> Option<u64> {

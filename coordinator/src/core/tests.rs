@@ -58,7 +58,7 @@ impl Script {
     }
 
     fn submit(&mut self, workers: u32) -> Vec<Action> {
-        self.submit_with(Submission { spec: spec(), workers, fresh: false, shortage: Shortage::Wait })
+        self.submit_with(waiting(workers))
     }
 
     fn submit_with(&mut self, submission: Submission) -> Vec<Action> {
@@ -156,6 +156,11 @@ impl Script {
     }
 }
 
+/// A job that waits for workers to come.
+fn waiting(workers: u32) -> Submission {
+    Submission { spec: spec(), workers, fresh: false, shortage: Shortage::Wait }
+}
+
 fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
@@ -181,13 +186,9 @@ fn trouble(kind: TroubleKind, step: u64, culprit: Option<&str>) -> Report {
 
 /// Log lines of at least this level.
 fn lines(actions: &[Action], least: Level) -> Vec<&str> {
-    let line = |action: &'_ Action| match action {
-        Action::Log { level, .. } if *level >= least => true,
-        _ => false,
-    };
-    let texts = actions.iter().filter(|action| line(action)).map(|action| match action {
-        Action::Log { text, .. } => text.as_str(),
-        _ => unreachable!(),
+    let texts = actions.iter().filter_map(|action| match action {
+        Action::Log { level, text, .. } if *level >= least => Some(text.as_str()),
+        _ => None,
     });
     texts.collect()
 }

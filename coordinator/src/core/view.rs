@@ -38,9 +38,8 @@ impl Cluster {
     pub fn view(&self, id: &JobId) -> Option<JobView> {
         let job = self.job(id)?;
         let newest = job.evaluations.last_key_value().map(|(&step, &found)| (step, found));
-        let accuracy = |evaluation: &Evaluation| {
-            evaluation.correct as f64 / evaluation.samples.max(1) as f64
-        };
+        let accuracy =
+            |evaluation: &Evaluation| evaluation.correct as f64 / evaluation.samples.max(1) as f64;
         let best = job.evaluations.iter().max_by(|a, b| accuracy(a.1).total_cmp(&accuracy(b.1)));
         Some(JobView {
             id: job.id.clone(),
@@ -113,9 +112,7 @@ impl Cluster {
                 (JobState::Forming, format!("preparing: {} not ready yet", membership.unready()))
             }
             (Stage::Active, Some(membership)) => (JobState::Running, running_reason(membership)),
-            (Stage::Ending(_), _) => {
-                (JobState::Running, "writing its last checkpoint".to_owned())
-            }
+            (Stage::Ending(_), _) => (JobState::Running, "writing its last checkpoint".to_owned()),
             (Stage::Ended(Outcome::Finished { .. }), _) => (JobState::Finished, steps("finished")),
             (Stage::Ended(Outcome::Stopped), _) => {
                 let words = job.newest_checkpoint_words();
@@ -136,10 +133,15 @@ impl Cluster {
             _ => {}
         }
         let crew = self.roster.crew(job.device_kind.as_deref(), &job.excluded).len();
-        let others = self.roster.iter().filter(|worker| !worker.dismissed).count() - crew;
+        let here = || self.roster.iter().filter(|worker| !worker.dismissed);
+        let refused = here().filter(|worker| job.excluded.contains(&worker.incarnation)).count();
+        let others = here().count() - crew - refused;
         let plural = if job.workers == 1 { "worker" } else { "workers" };
         let verb = if crew == 1 { "has" } else { "have" };
         let mut reason = format!("waiting for {} {plural}, {crew} {verb} joined", job.workers);
+        if refused > 0 {
+            reason = format!("{reason}; {refused} more refused, whose dataset is not the job's");
+        }
         if others > 0 {
             let kind = job.device_kind.as_deref().unwrap_or("one kind of device");
             reason = format!("{reason}; {others} more can't take part (the job runs on {kind})");

@@ -104,7 +104,10 @@ impl Reply {
     /// The asker may have gone; then nobody needs the answer.
     pub(super) fn answer(self, answer: Answer) {
         match (self, answer) {
-            (Reply::Submit(reply), Answer::Submitted { job, resumed_from_step, already_finished }) => {
+            (
+                Reply::Submit(reply),
+                Answer::Submitted { job, resumed_from_step, already_finished },
+            ) => {
                 reply.send(Ok(Submitted { job, resumed_from_step, already_finished })).ok();
             }
             (Reply::Submit(reply), Answer::SubmitRefused(refusal)) => {

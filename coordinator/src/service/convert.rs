@@ -77,8 +77,8 @@ pub(super) fn files(files: Vec<v1::CheckpointFile>) -> Result<Vec<FileSpec>, Sta
 }
 
 fn trouble(trouble: v1::Trouble) -> Result<Trouble, Status> {
-    let kind = v1::TroubleKind::try_from(trouble.kind)
-        .map_err(|_| invalid("trouble.kind is unknown"))?;
+    let kind =
+        v1::TroubleKind::try_from(trouble.kind).map_err(|_| invalid("trouble.kind is unknown"))?;
     let culprit = match trouble.culprit.as_str() {
         "" => None,
         name => Some(name.parse().map_err(|e| invalid(&format!("trouble.culprit: {e}")))?),

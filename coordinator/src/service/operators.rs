@@ -137,6 +137,8 @@ fn submit_refusal(problem: &SubmitRefusal) -> Status {
             (Code::InvalidArgument, ExitCode::Usage)
         }
         SubmitRefusal::Differs { .. } => (Code::AlreadyExists, ExitCode::Usage),
+        SubmitRefusal::OtherData { .. } => (Code::FailedPrecondition, ExitCode::Data),
+        SubmitRefusal::QueueFull { .. } => (Code::ResourceExhausted, ExitCode::Failure),
         SubmitRefusal::Busy { .. } => (Code::AlreadyExists, ExitCode::Failure),
         SubmitRefusal::NoBase { .. } => (Code::DataLoss, ExitCode::State),
         SubmitRefusal::Stopped { .. } => (Code::Aborted, ExitCode::Interrupted),

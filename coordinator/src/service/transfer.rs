@@ -56,7 +56,9 @@ pub(super) async fn receive(
             // A late or repeated part harms nothing. Anything else spoils the checkpoint, with one warning for all parts.
             let harmless = matches!(
                 error,
-                UploadError::NotCurrent { .. } | UploadError::Repeated { .. } | UploadError::GivenUp { .. }
+                UploadError::NotCurrent { .. }
+                    | UploadError::Repeated { .. }
+                    | UploadError::GivenUp { .. }
             );
             if !harmless {
                 let problem = error.to_string();
@@ -107,7 +109,9 @@ fn refusal(error: &UploadError) -> Status {
         UploadError::Header(_) | UploadError::Data(_) => Status::invalid_argument(text),
         UploadError::Repeated { .. } => Status::already_exists(text),
         UploadError::Checksum { .. } => Status::data_loss(text),
-        UploadError::Disk { .. } | UploadError::GivenUp { .. } => Status::resource_exhausted(text),
+        UploadError::Disk { .. } | UploadError::GivenUp { .. } | UploadError::TooMany => {
+            Status::resource_exhausted(text)
+        }
     }
 }
 
@@ -117,9 +121,8 @@ pub(super) async fn send(
     request: v1::CheckpointRequest,
 ) -> Result<ReceiverStream<Result<v1::CheckpointChunk, Status>>, Status> {
     let v1::CheckpointRequest { job_id, step } = request;
-    let job: JobId = job_id
-        .parse()
-        .map_err(|error| Status::invalid_argument(format!("job_id: {error}")))?;
+    let job: JobId =
+        job_id.parse().map_err(|error| Status::invalid_argument(format!("job_id: {error}")))?;
     let folder = checkpoints::folder_of(handle.jobs_folder(), &job).join(folder_name(step));
     let whole = blocking({
         let folder = folder.clone();

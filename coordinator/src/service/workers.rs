@@ -43,12 +43,8 @@ impl Workers for WorkersService {
         let candidate = convert::candidate(session, hello)?;
         let (plans, outgoing) = mpsc::channel(PLANS_MAX);
         let (alive, given_up) = oneshot::channel();
-        let reader = Reader {
-            session,
-            reports,
-            plans: plans.downgrade(),
-            handle: self.handle.clone(),
-        };
+        let reader =
+            Reader { session, reports, plans: plans.downgrade(), handle: self.handle.clone() };
         let joined = self.handle.join(candidate, plans, alive).await.ok_or_else(ending)?;
         joined.map_err(|refusal| match refusal {
             JoinRefusal::NameTaken { .. } => Status::already_exists(refusal.to_string()),

@@ -1,1 +1,59 @@
-//! .
+//! Real folders.
+
+use super::*;
+
+#[test]
+fn the_token_is_made_once_and_only_its_owner_may_read_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(&folder.path().join("a/b")).unwrap();
+    let token = state.token().unwrap();
+    assert_eq!(state.token().unwrap(), token);
+    assert_eq!(read_token(&state.token_path()).unwrap(), token);
+    let mode = state.token_path().metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn an_exposed_or_damaged_token_is_refused_with_the_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    state.token().unwrap();
+    let path = state.token_path();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(state.token().unwrap_err().to_string().contains("chmod 600"));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(&path, "not a token").unwrap();
+    assert!(state.token().unwrap_err().to_string().contains("delete it"));
+}
+
+#[test]
+fn a_second_coordinator_is_kept_out_until_the_first_has_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = StateDir::open(folder.path()).unwrap();
+    let refused = StateDir::open(folder.path()).unwrap_err();
+    assert!(refused.to_string().contains("in use by another coordinator"), "{refused}");
+    drop(first);
+    StateDir::open(folder.path()).unwrap();
+}
+
+#[test]
+fn a_file_in_place_of_the_folder_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    std::fs::write(&path, "x").unwrap();
+    let refused = StateDir::open(&path).unwrap_err().to_string();
+    assert!(refused.contains("is a file") && refused.contains("--state"), "{refused}");
+    let below = StateDir::open(&path.join("deeper")).unwrap_err().to_string();
+    assert!(below.contains("--state"), "{below}");
+}
+
+#[test]
+fn the_address_is_published_and_withdrawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    state.publish_address(SocketAddr::from(([127, 0, 0, 1], 7))).unwrap();
+    let path = address_path(state.root());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "127.0.0.1:7\n");
+    state.withdraw_address();
+    assert!(!path.exists());
+}

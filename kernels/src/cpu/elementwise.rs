@@ -16,6 +16,29 @@ impl CpuDevice {
     pub(crate) fn fill(&self, into: &mut [f32], value: f32) {
         self.chunks(Cost::elements(into.len()), into, CHUNK, |_, into| into.fill(value));
     }
+
+    pub(crate) fn first_non_finite(&self, values: &[f32]) -> Option<usize> {
+        let vectors = self.vectors();
+        // Nearly always there is none: a pass without branches finds the block, only then is it searched.
+        let infected = |block: &[f32]| vectors.run(LargestMagnitude { values: block }) >= INFINITY;
+        let block = values.chunks(CHUNK).position(infected)?;
+        let start = block * CHUNK;
+        values[start..].iter().position(|value| !value.is_finite()).map(|index| start + index)
+    }
+}
+
+/// Bits of the largest magnitude; those of infinity and NaN are the largest of all.
+struct LargestMagnitude<'a> {
+    values: &'a [f32],
+}
+
+impl Kernel for LargestMagnitude<'_> {
+    type Output = u32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) -> u32 {
+        self.values.iter().fold(0, |largest, value| largest.max(value.to_bits() & MAGNITUDE))
+    }
 }
 
 struct Add<'a> {
@@ -34,5 +57,9 @@ impl Kernel for Add<'_> {
     }
 }
 
+/// All bits of a number but its sign.
+const MAGNITUDE: u32 = 0x7fff_ffff;
+/// Bits of infinity.
+const INFINITY: u32 = 0x7f80_0000;
 /// Elements of a task: 64 KiB per operand.
 const CHUNK: usize = 16 * 1024;

@@ -1,6 +1,6 @@
 //! Sums over slices and fills.
 
-use kernels::ops::{add, fill};
+use kernels::ops::{add, fill, first_non_finite};
 use kernels::{View, ViewMut};
 
 use crate::support::{Numbers, assert_close, assert_same_bits_everywhere, device, to_f64};
@@ -32,4 +32,15 @@ fn bits_do_not_depend_on_threads_or_instruction_set() {
         add(device, ViewMut::Cpu(&mut into), View::Cpu(&from));
         vec![into]
     });
+}
+
+#[test]
+fn the_first_value_that_is_no_number_is_found_wherever_it_stands() {
+    let device = device(1);
+    let mut values = vec![f32::MAX; 40_000];
+    assert_eq!(first_non_finite(&device, View::Cpu(&values)), None);
+    for (index, bad) in [(39_999, f32::NAN), (16_384, f32::NEG_INFINITY), (3, -f32::NAN)] {
+        values[index] = bad;
+        assert_eq!(first_non_finite(&device, View::Cpu(&values)), Some(index));
+    }
 }

@@ -146,8 +146,11 @@ impl RawData {
             (None, None) => Normalisation::Measured,
             (Some(mean), Some(std)) => {
                 require(mean.len() == std.len(), "data.std", "needs as many values as data.mean")?;
-                require(std.iter().all(|&s| s > 0.0), "data.std", "must be positive")?;
-                Normalisation::Given { mean: narrow(mean), std: narrow(std) }
+                let (mean, std) = (narrow(mean), narrow(std));
+                require(mean.iter().all(|m| m.is_finite()), "data.mean", "must be finite")?;
+                let usable = std.iter().all(|&s| s >= f32::MIN_POSITIVE && s.is_finite());
+                require(usable, "data.std", "must be positive")?;
+                Normalisation::Given { mean, std }
             }
             _ => return Err(wrong("data.mean", "and data.std go together: give both or neither")),
         };
@@ -210,7 +213,8 @@ impl Arch {
 impl RawTrain {
     fn resolve(self) -> Result<Train, JobError> {
         let slices = self.slices.unwrap_or(8);
-        require(self.epochs >= 1, "train.epochs", "must be at least 1")?;
+        let epochs_fit = (1..=EPOCHS_MAX).contains(&self.epochs);
+        require(epochs_fit, "train.epochs", format!("must be 1 to {EPOCHS_MAX}"))?;
         require(
             (1..=BATCH_MAX).contains(&self.batch),
             "train.batch",
@@ -230,27 +234,24 @@ impl RawTrain {
                 format!("is {}, which {slices} slices do not divide; try {near}", self.batch);
             return Err(wrong("train.batch", problem));
         }
-        let label_smoothing = self.label_smoothing.unwrap_or(0.0);
+        let label_smoothing = self.label_smoothing.unwrap_or(0.0) as f32;
         require(
             (0.0..1.0).contains(&label_smoothing),
             "train.label_smoothing",
             "must be at least 0 and below 1",
         )?;
-        Ok(Train {
-            epochs: self.epochs,
-            batch: self.batch,
-            slices,
-            label_smoothing: label_smoothing as f32,
-        })
+        Ok(Train { epochs: self.epochs, batch: self.batch, slices, label_smoothing })
     }
 }
 
 impl RawOptimizer {
     fn resolve(self) -> Result<Optimizer, JobError> {
-        let momentum = self.momentum.unwrap_or(0.9);
+        // Narrowed before they are checked: what passes is what is used and written out again.
+        let learning_rate = self.learning_rate as f32;
+        let momentum = self.momentum.unwrap_or(0.9) as f32;
         let nesterov = self.nesterov.unwrap_or(false);
-        let weight_decay = self.weight_decay.unwrap_or(0.0);
-        let positive = self.learning_rate > 0.0 && self.learning_rate.is_finite();
+        let weight_decay = self.weight_decay.unwrap_or(0.0) as f32;
+        let positive = learning_rate > 0.0 && learning_rate.is_finite();
         require(positive, "optimizer.learning_rate", "must be positive")?;
         require(
             (0.0..1.0).contains(&momentum),
@@ -264,12 +265,7 @@ impl RawOptimizer {
         )?;
         let decays = weight_decay >= 0.0 && weight_decay.is_finite();
         require(decays, "optimizer.weight_decay", "must be at least 0")?;
-        Ok(Optimizer {
-            learning_rate: self.learning_rate as f32,
-            momentum: momentum as f32,
-            nesterov,
-            weight_decay: weight_decay as f32,
-        })
+        Ok(Optimizer { learning_rate, momentum, nesterov, weight_decay })
     }
 }
 
@@ -288,13 +284,13 @@ impl RawSchedule {
                     "schedule.milestones",
                     "must be rising epochs above 0, such as [30, 60, 80]",
                 )?;
-                let gamma = self.gamma.unwrap_or(0.1);
+                let gamma = self.gamma.unwrap_or(0.1) as f32;
                 require(
                     gamma > 0.0 && gamma < 1.0,
                     "schedule.gamma",
                     "must be above 0 and below 1",
                 )?;
-                Decay::Step { milestones, gamma: gamma as f32 }
+                Decay::Step { milestones, gamma }
             }
             other => {
                 let unused = self.milestones.is_none() && self.gamma.is_none();
@@ -321,7 +317,7 @@ impl RawCheckpoint {
 
 impl RawExchange {
     fn resolve(self) -> Result<Exchange, JobError> {
-        let (bucket_mib, timeout_s) = (self.bucket_mib.unwrap_or(4), self.timeout_s.unwrap_or(30));
+        let (bucket_mib, timeout_s) = (self.bucket_mib.unwrap_or(4), self.timeout_s.unwrap_or(120));
         require((1..=256).contains(&bucket_mib), "exchange.bucket_mib", "must be 1 to 256")?;
         require((1..=3600).contains(&timeout_s), "exchange.timeout_s", "must be 1 to 3600")?;
         Ok(Exchange { bucket_mib, timeout_s })
@@ -434,6 +430,7 @@ fn short(value: f32) -> f64 {
 
 const STANDARD_WIDTHS: [usize; 4] = [64, 128, 256, 512];
 /// Limits far beyond any ResNet in use, so that a slip of the finger is an error and not a memory failure.
+const EPOCHS_MAX: u32 = 1_000_000;
 const STAGES_MAX: usize = 8;
 const BLOCKS_MAX: usize = 512;
 const WIDTH_MAX: usize = 8192;

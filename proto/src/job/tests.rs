@@ -64,10 +64,21 @@ fn values_that_cannot_work_are_refused_with_what_would() {
             "`train.slices` is 7, which is no power of two up to 1024; try 8",
         ),
         ("batch = 64", "batch = 0", "`train.batch` must be 1 to"),
-        ("epochs = 2", "epochs = 0", "`train.epochs` must be at least 1"),
+        ("epochs = 2", "epochs = 0", "`train.epochs` must be 1 to 1000000"),
         ("name = \"digits\"", "name = \"../x\"", "`name`"),
         ("learning_rate = 0.1", "learning_rate = -1", "`optimizer.learning_rate` must be positive"),
         ("learning_rate = 0.1", "learning_rate = 0.1\nmomentum = 1.0", "`optimizer.momentum`"),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 1e-60",
+            "`optimizer.learning_rate` must be positive",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\nmomentum = 0.99999999999",
+            "`optimizer.momentum`",
+        ),
+        ("path = \".\"", "path = \".\"\nmean = [nan]\nstd = [1]", "`data.mean` must be finite"),
         ("arch = \"resnet18\"", "block = \"basic\"", "`model` give either `arch`"),
         (
             "arch = \"resnet18\"",

@@ -20,9 +20,9 @@ pub struct Snapshot {
 
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    #[error("read {file}: {problem}")]
+    #[error("read {file}: {problem}; remove this checkpoint, so that the one before it is used")]
     Damaged { file: &'static str, problem: String },
-    #[error("read {file}: it belongs to another model: {difference}")]
+    #[error("read {file}: it belongs to another model: {difference}; start over with --fresh")]
     OtherModel { file: &'static str, difference: String },
 }
 
@@ -50,10 +50,10 @@ pub fn decode_model(
     let tensors: Vec<&Tensor> = layout.parameters.iter().chain(&layout.statistics).collect();
     let file = open(proto::manifest::MODEL_FILE, bytes, &tensors)?;
     for tensor in &layout.parameters {
-        copy(&file, tensor, params);
+        copy(&file, tensor, params)?;
     }
     for tensor in &layout.statistics {
-        copy(&file, tensor, running);
+        copy(&file, tensor, running)?;
     }
     Ok(())
 }
@@ -67,7 +67,7 @@ pub fn decode_optimizer(
     let tensors: Vec<&Tensor> = layout.parameters.iter().collect();
     let file = open(proto::manifest::OPTIMIZER_FILE, bytes, &tensors)?;
     for tensor in &layout.parameters {
-        copy(&file, tensor, velocity);
+        copy(&file, tensor, velocity)?;
     }
     Ok(())
 }
@@ -87,12 +87,18 @@ fn encode<'a>(tensors: impl Iterator<Item = (&'a Tensor, &'a [f32])>) -> Vec<u8>
     safetensors::serialize(views, None).expect("names are unique and lengths are right")
 }
 
+/// A file whose names, types and shapes are those of the model.
+struct File<'a> {
+    name: &'static str,
+    tensors: SafeTensors<'a>,
+}
+
 /// Parses the header and compares it with what the model needs, before anything is copied.
 fn open<'a>(
     file: &'static str,
     bytes: &'a [u8],
     tensors: &[&Tensor],
-) -> Result<SafeTensors<'a>, CheckpointError> {
+) -> Result<File<'a>, CheckpointError> {
     let damaged = |problem: String| CheckpointError::Damaged { file, problem };
     let header_len = bytes.first_chunk().map(|&len| u64::from_le_bytes(len));
     if header_len.is_some_and(|len| len > HEADER_BYTES_MAX) {
@@ -120,7 +126,7 @@ fn open<'a>(
     let unknown = found.names().into_iter().filter(|name| !wanted.contains_key(name));
     differences.extend(unknown.map(|name| format!("{name} is not in the model")));
     if differences.is_empty() {
-        return Ok(found);
+        return Ok(File { name: file, tensors: found });
     }
     differences.sort();
     let more = differences.len().saturating_sub(DIFFERENCES_SHOWN);
@@ -129,12 +135,17 @@ fn open<'a>(
     Err(CheckpointError::OtherModel { file, difference: differences.join(", ") + &more })
 }
 
-fn copy(file: &SafeTensors<'_>, tensor: &Tensor, into: &mut [f32]) {
-    let view = file.tensor(&tensor.name).expect("names were compared");
+fn copy(file: &File<'_>, tensor: &Tensor, into: &mut [f32]) -> Result<(), CheckpointError> {
+    let view = file.tensors.tensor(&tensor.name).expect("names were compared");
     // The bytes may lie at any address, so they are collected and not cast.
     let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
+    if !values.iter().all(|value| value.is_finite()) {
+        let problem = format!("{} holds a value that is not finite", tensor.name);
+        return Err(CheckpointError::Damaged { file: file.name, problem });
+    }
     let ours = from_torch(tensor.role, &values);
-    into[tensor.span.start..tensor.span.start + tensor.span.len].copy_from_slice(&ours);
+    into[tensor.span.start..tensor.span.end()].copy_from_slice(&ours);
+    Ok(())
 }
 
 /// Far above any ResNet's header (ResNet-152: 0.1 MiB); keeps a damaged length from asking for memory.

@@ -50,10 +50,12 @@ impl Engine {
                 Event::Written { peer, result: Ok(()), .. } => {
                     unwritten.retain(|rank| *rank != peer);
                 }
-                Event::Written { peer, stalled: false, .. } => broken[peer] = true,
-                Event::Written { peer, result: Err(cause), .. }
-                | Event::Lost { peer, cause }
-                | Event::BadFrame { peer, what: cause }
+                Event::Written { peer, result: Err(cause), stalled: true } if !self.left[peer] => {
+                    return Err(self.lost(peer, &cause).error);
+                }
+                // The reader of this connection tells next whether the peer left.
+                Event::Written { peer, .. } => broken[peer] = true,
+                Event::Lost { peer, cause } | Event::BadFrame { peer, what: cause }
                     if unwritten.contains(&peer) =>
                 {
                     return Err(self.lost(peer, &cause).error);

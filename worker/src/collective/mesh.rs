@@ -51,7 +51,7 @@ pub(super) struct Limits {
 
 impl Limits {
     pub(super) const STANDARD: Limits =
-        Limits { form: Duration::from_secs(10), handshake: Duration::from_secs(5) };
+        Limits { form: Duration::from_secs(60), handshake: Duration::from_secs(5) };
 }
 
 impl Listener {

@@ -33,7 +33,7 @@ pub struct TcpExchange {
 }
 
 impl TcpExchange {
-    /// Connects to all other members of the group; returns when every connection stands, or fails within 10 s, naming
+    /// Connects to all other members of the group; returns when every connection stands, or fails within a minute, naming
     /// who is missing.
     pub fn connect(
         listener: &Listener,

@@ -13,8 +13,6 @@ pub struct Batch {
     pub pixels: Vec<u8>, // [N, H, W, C]
     pub labels: Vec<u32>,
     pub crops: Vec<Crop>,
-    /// Samples that count; the rest fills up the last slice of an evaluation.
-    pub valid: usize,
 }
 
 /// The training stream and the test set of a job.
@@ -69,9 +67,7 @@ impl Source {
         let split = &self.dataset.test;
         let samples = (first..first + len).map(|sample| sample.min(split.len() - 1));
         let crops = vec![Crop { top: 0, left: 0, flip: false }; len];
-        let mut batch = gather(split, samples, crops);
-        batch.valid = len.min(split.len() - first);
-        batch
+        gather(split, samples, crops)
     }
 
     fn crop(&self, position: u64) -> Crop {
@@ -88,6 +84,5 @@ fn gather(split: &Split, samples: impl Iterator<Item = usize>, crops: Vec<Crop>)
         pixels.extend_from_slice(split.pixels(sample));
         labels.push(split.label(sample));
     }
-    let valid = labels.len();
-    Batch { pixels, labels, crops, valid }
+    Batch { pixels, labels, crops }
 }

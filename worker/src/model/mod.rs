@@ -1,11 +1,13 @@
 //! The ResNet family: explicit forward and backward over planned buffers, no autograd.
 //!
-//! `resnet` is the tables and the order of calls, `unit` one convolution with its BatchNorm, `init` the first values.
+//! `build` is the tables and shapes, `resnet` the order of calls, `unit` one convolution with its BatchNorm, `init` the first
+//! values.
 //! A model knows no collective, no optimizer and no file: backward tells through a closure which bucket is complete.
 
+mod build;
 mod init;
 mod plan;
 mod resnet;
 mod unit;
 
-pub use resnet::{Geometry, ResNet, Targets};
+pub use resnet::{Elements, Geometry, ResNet, Targets};

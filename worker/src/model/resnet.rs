@@ -1,4 +1,4 @@
-//! A ResNet of any depth: its tables, its buffers, and the order of calls of forward and backward.
+//! A ResNet of any depth: its buffers, and the order of calls of forward and backward.
 //!
 //! Activations are `[N, H, W, C]` with `N` the samples of one slice. He et al., "Deep Residual Learning for Image
 //! Recognition", 2015; bottleneck blocks carry their stride in the 3x3 convolution, as torchvision's do ("v1.5").
@@ -6,13 +6,12 @@
 use std::ops::Range;
 
 use kernels::ops::{self, Accumulate};
-use kernels::{
-    AugmentShape, Buffer, ConvShape, Device, LinearShape, MaxPoolShape, PoolShape, Span,
-};
-use proto::job::{Block as BlockKind, Model, Stem};
+use kernels::{AugmentShape, Buffer, Device, LinearShape, MaxPoolShape, PoolShape, Span};
+use proto::job::Model;
 
-use super::unit::{Mask, NormBackward, Planners, Statistics, Unit};
-use crate::layout::{Layout, Role, Total};
+use super::build::build;
+use super::unit::{Mask, NormBackward, Statistics, Unit};
+use crate::layout::{Layout, Total};
 
 /// What a model is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,15 +29,33 @@ pub struct Geometry {
 pub struct ResNet {
     device: Device,
     geometry: Geometry,
-    layout: Layout,
+    graph: Graph,
     buffers: Buffers,
-    stem: Unit,
-    max_pool: Option<MaxPool>,
-    blocks: Vec<Block>,
-    head: Head,
+}
+
+/// The layers, and where each finds its numbers.
+#[derive(Debug)]
+pub(super) struct Graph {
+    pub(super) layout: Layout,
+    pub(super) packed_len: usize,
+    pub(super) arena_len: usize,
+    pub(super) stem: Unit,
+    pub(super) max_pool: Option<MaxPool>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) head: Head,
     /// In the arena: the input images; three gradients of the largest activation, used in turn.
-    input: Span,
-    scratch: [Span; 3],
+    pub(super) input: Span,
+    pub(super) scratch: [Span; 3],
+}
+
+/// Numbers of fp32 elements, known before anything is allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elements {
+    pub parameters: usize,
+    /// Of a slice's gradient vector.
+    pub gradient: usize,
+    /// Of all buffers of a `ResNet`.
+    pub total: usize,
 }
 
 /// Memory of the model, by lifetime.
@@ -55,31 +72,31 @@ pub(super) struct Buffers {
 }
 
 #[derive(Debug)]
-struct MaxPool {
-    shape: MaxPoolShape,
-    y: Span, // [N, H, W, C]
+pub(super) struct MaxPool {
+    pub(super) shape: MaxPoolShape,
+    pub(super) y: Span, // [N, H, W, C]
 }
 
 /// A residual block: a chain of units around which the input is added.
 #[derive(Debug)]
-struct Block {
-    x: Span, // [N, H, W, C], the previous block's output
-    chain: Vec<Unit>,
-    projection: Option<Unit>,
+pub(super) struct Block {
+    pub(super) x: Span, // [N, H, W, C], the previous block's output
+    pub(super) chain: Vec<Unit>,
+    pub(super) projection: Option<Unit>,
 }
 
 /// Global average pooling, a linear layer, and the loss.
 #[derive(Debug)]
-struct Head {
-    x: Span, // [N, H, W, C], the last block's output
-    pool: PoolShape,
-    linear: LinearShape,
-    weight: Span,     // [C, classes], in the parameter buffer
-    bias: Span,       // [classes], in the parameter buffer
-    features: Span,   // [N, C]
-    d_features: Span, // [N, C]
-    logits: Span,     // [N, classes]
-    d_logits: Span,   // [N, classes]
+pub(super) struct Head {
+    pub(super) x: Span, // [N, H, W, C], the last block's output
+    pub(super) pool: PoolShape,
+    pub(super) linear: LinearShape,
+    pub(super) weight: Span,     // [C, classes], in the parameter buffer
+    pub(super) bias: Span,       // [classes], in the parameter buffer
+    pub(super) features: Span,   // [N, C]
+    pub(super) d_features: Span, // [N, C]
+    pub(super) logits: Span,     // [N, classes]
+    pub(super) d_logits: Span,   // [N, classes]
 }
 
 /// What the loss of a slice needs besides the logits.
@@ -95,11 +112,26 @@ pub struct Targets<'a> {
 impl ResNet {
     /// Plans the layers and allocates every buffer; weights are zero until `initialise` or a checkpoint fills them.
     pub fn new(device: &Device, model: &Model, geometry: Geometry) -> ResNet {
-        Builder::new(device, geometry).build(model)
+        let graph = build(model, geometry);
+        let buffers = Buffers {
+            params: device.alloc(graph.layout.parameters_len()),
+            running: device.alloc(graph.layout.statistics_len()),
+            packed: device.alloc(graph.packed_len),
+            arena: device.alloc(graph.arena_len),
+        };
+        ResNet { device: device.clone(), geometry, graph, buffers }
+    }
+
+    /// What `new` would allocate.
+    pub fn elements(model: &Model, geometry: Geometry) -> Elements {
+        let Graph { layout, packed_len, arena_len, .. } = build(model, geometry);
+        let parameters = layout.parameters_len();
+        let total = parameters + layout.statistics_len() + packed_len + arena_len;
+        Elements { parameters, gradient: layout.gradient_len(), total }
     }
 
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        &self.graph.layout
     }
 
     pub fn geometry(&self) -> Geometry {
@@ -119,22 +151,16 @@ impl ResNet {
         (&mut self.buffers.params, &mut self.buffers.running)
     }
 
-    /// Bytes of all buffers.
-    pub fn memory_bytes(&self) -> usize {
-        let b = &self.buffers;
-        [&b.params, &b.running, &b.packed, &b.arena].iter().map(|buffer| 4 * buffer.len()).sum()
-    }
-
     /// First weights and running statistics, from the job's seed alone.
     pub fn initialise(&mut self, seed: u64) {
         let Buffers { params, running, .. } = &mut self.buffers;
-        super::init::initialise(&self.layout, seed, params, running);
+        super::init::initialise(&self.graph.layout, seed, params, running);
         self.pack();
     }
 
     /// Repacks the weights after they changed.
     pub fn pack(&mut self) {
-        let ResNet { device, buffers, stem, blocks, .. } = self;
+        let ResNet { device, graph: Graph { stem, blocks, .. }, buffers, .. } = self;
         stem.pack(device, buffers);
         for unit in blocks.iter().flat_map(Block::units) {
             unit.pack(device, buffers);
@@ -146,7 +172,7 @@ impl ResNet {
         let Geometry { batch, height, width, channels, .. } = self.geometry;
         let shape =
             AugmentShape { batch, height, width, channels, out_height: height, out_width: width };
-        let input = self.buffers.arena.view_mut(self.input);
+        let input = self.buffers.arena.view_mut(self.graph.input);
         ops::augment(&self.device, &shape, pixels, crops, mean, std, input);
     }
 
@@ -159,16 +185,16 @@ impl ResNet {
     pub fn predict(&mut self) -> Vec<f32> {
         let mut unused = self.device.alloc(0);
         self.run_forward(Statistics::Running, &mut unused);
-        let mut logits = vec![0.0; self.head.logits.len];
-        self.buffers.arena.read(self.head.logits, &mut logits);
+        let mut logits = vec![0.0; self.graph.head.logits.len];
+        self.buffers.arena.read(self.graph.head.logits, &mut logits);
         logits
     }
 
     /// Loss and its gradient at the logits; sums over the slice go into the totals of `slice`.
     pub fn loss(&mut self, targets: &Targets<'_>, slice: &mut Buffer) {
-        let head = &self.head;
+        let head = &self.graph.head;
         let [logits, d_logits] = self.buffers.arena.views_mut([head.logits, head.d_logits]);
-        let sums = Span { start: self.layout.totals().start + Total::Loss as usize, len: 2 };
+        let sums = Span { start: self.graph.layout.totals().start + Total::Loss as usize, len: 2 };
         ops::softmax_cross_entropy(
             &self.device,
             logits.as_view(),
@@ -189,7 +215,8 @@ impl ResNet {
         buckets: &[Range<usize>],
         on_ready: &mut dyn FnMut(usize, &mut Buffer),
     ) {
-        let ResNet { device, buffers, stem, max_pool, blocks, head, input, scratch, .. } = self;
+        let ResNet { device, graph, buffers, .. } = self;
+        let Graph { stem, max_pool, blocks, head, input, scratch, .. } = graph;
         let mut ready = Frontier { buckets, next: 0, on_ready };
         // `dy` is the gradient of the activation that backward has reached; `dz` and `dx` are free.
         let [mut dy, dz, mut dx] = *scratch;
@@ -217,14 +244,15 @@ impl ResNet {
 
     /// Folds the reduced slice statistics into the running ones.
     pub fn update_running(&mut self, sums: &Buffer, slices: usize) {
-        let ResNet { device, buffers, stem, blocks, .. } = self;
+        let ResNet { device, graph: Graph { stem, blocks, .. }, buffers, .. } = self;
         for unit in std::iter::once(&*stem).chain(blocks.iter().flat_map(Block::units)) {
             unit.update_running(device, &mut buffers.running, sums, slices);
         }
     }
 
     fn run_forward(&mut self, statistics: Statistics, slice: &mut Buffer) {
-        let ResNet { device, buffers, stem, max_pool, blocks, head, input, .. } = self;
+        let ResNet { device, graph, buffers, .. } = self;
+        let Graph { stem, max_pool, blocks, head, input, .. } = graph;
         stem.convolve(device, buffers, *input, statistics, slice);
         stem.activate(device, &mut buffers.arena);
         if let Some(pool) = max_pool {
@@ -239,11 +267,11 @@ impl ResNet {
 }
 
 impl Block {
-    fn units(&self) -> impl Iterator<Item = &Unit> {
+    pub(super) fn units(&self) -> impl Iterator<Item = &Unit> {
         self.chain.iter().chain(&self.projection)
     }
 
-    fn y(&self) -> Span {
+    pub(super) fn y(&self) -> Span {
         self.last().y
     }
 
@@ -373,193 +401,3 @@ impl Frontier<'_> {
         }
     }
 }
-
-/// Lays out a model. Shapes are known from the input on, but gradients finish from the output on: the first pass
-/// collects the convolutions, the second places their parameters in the order of backward.
-struct Builder {
-    device: Device,
-    geometry: Geometry,
-    layout: Layout,
-    planners: Planners,
-}
-
-/// A block before its parameters are placed.
-struct BlockShape {
-    name: String,
-    chain: Vec<ConvShape>,
-    projection: Option<ConvShape>,
-}
-
-impl Builder {
-    fn new(device: &Device, geometry: Geometry) -> Builder {
-        Builder {
-            device: device.clone(),
-            geometry,
-            layout: Layout::default(),
-            planners: Planners::default(),
-        }
-    }
-
-    fn build(mut self, model: &Model) -> ResNet {
-        let Geometry { batch, height, width, channels, classes } = self.geometry;
-        let input = self.planners.arena.span(batch * height * width * channels);
-        let stem_shape = stem_shape(model, self.geometry);
-        let pool_shape = pool_shape(model, &stem_shape);
-        let (rows, columns) = match &pool_shape {
-            Some(pool) => (pool.out_height(), pool.out_width()),
-            None => (stem_shape.out_height(), stem_shape.out_width()),
-        };
-        let stem_channels = stem_shape.out_channels;
-        let shapes = block_shapes(model, [batch, rows, columns, stem_channels]);
-        let last = shapes.last().and_then(|block| block.chain.last());
-        let last = *last.expect("a model has at least one block");
-
-        let mut head = self.head(&last, classes);
-        let mut blocks: Vec<Block> = shapes.iter().rev().map(|shape| self.block(shape)).collect();
-        blocks.reverse();
-        let mut stem = Unit::plan("conv1", "bn1", stem_shape, &mut self.layout, &mut self.planners);
-        let max_pool = pool_shape.map(|shape| {
-            let y = self.planners.arena.span(shape.output_len());
-            MaxPool { shape, y }
-        });
-
-        // Everything is placed: tie each layer to its input and to its statistics.
-        let mut x = max_pool.as_ref().map_or(stem.y, |pool| pool.y);
-        stem.place_statistics(&self.layout);
-        for block in &mut blocks {
-            block.x = x;
-            x = block.y();
-            for unit in block.chain.iter_mut().chain(&mut block.projection) {
-                unit.place_statistics(&self.layout);
-            }
-        }
-        head.x = x;
-        let largest = blocks.iter().flat_map(Block::units).map(|unit| unit.y.len);
-        let largest = largest.chain([stem.y.len]).max().expect("there is a stem");
-        let scratch = [(); 3].map(|()| self.planners.arena.span(largest));
-        let buffers = self.allocate();
-        let Builder { device, geometry, layout, .. } = self;
-        ResNet { device, geometry, layout, buffers, stem, max_pool, blocks, head, input, scratch }
-    }
-
-    fn allocate(&self) -> Buffers {
-        let alloc = |len: usize| self.device.alloc(len);
-        Buffers {
-            params: alloc(self.layout.parameters_len()),
-            running: alloc(self.layout.statistics_len()),
-            packed: alloc(self.planners.packed.len()),
-            arena: alloc(self.planners.arena.len()),
-        }
-    }
-
-    fn head(&mut self, last: &ConvShape, classes: usize) -> Head {
-        let (batch, channels) = (last.batch, last.out_channels);
-        let pixels = last.out_height() * last.out_width();
-        let role = Role::LinearWeight { inputs: channels, outputs: classes };
-        let weight = self.layout.parameter("fc.weight".to_owned(), role, channels * classes);
-        let role = Role::LinearBias { inputs: channels };
-        let bias = self.layout.parameter("fc.bias".to_owned(), role, classes);
-        let arena = &mut self.planners.arena;
-        Head {
-            x: Span { start: 0, len: 0 }, // tied once the blocks are placed
-            pool: PoolShape { batch, pixels, channels },
-            linear: LinearShape { batch, inputs: channels, outputs: classes },
-            weight,
-            bias,
-            features: arena.span(batch * channels),
-            d_features: arena.span(batch * channels),
-            logits: arena.span(batch * classes),
-            d_logits: arena.span(batch * classes),
-        }
-    }
-
-    fn block(&mut self, shape: &BlockShape) -> Block {
-        let BlockShape { name, chain, projection } = shape;
-        let (layout, planners) = (&mut self.layout, &mut self.planners);
-        let mut units: Vec<Unit> = Vec::new();
-        for (i, &conv) in chain.iter().enumerate().rev() {
-            let n = i + 1;
-            let (conv_name, norm_name) = (format!("{name}.conv{n}"), format!("{name}.bn{n}"));
-            units.push(Unit::plan(&conv_name, &norm_name, conv, layout, planners));
-        }
-        units.reverse();
-        let projection = projection.map(|conv| {
-            let (conv_name, norm_name) =
-                (format!("{name}.downsample.0"), format!("{name}.downsample.1"));
-            Unit::plan(&conv_name, &norm_name, conv, layout, planners)
-        });
-        Block { x: Span { start: 0, len: 0 }, chain: units, projection }
-    }
-}
-
-fn stem_shape(model: &Model, geometry: Geometry) -> ConvShape {
-    let Geometry { batch, height, width, channels, .. } = geometry;
-    let (kernel, stride, pad) = match model.stem {
-        Stem::Imagenet => (7, 2, 3),
-        Stem::Cifar => (3, 1, 1),
-    };
-    // He et al. give the stem the width of the first stage.
-    let out_channels = model.widths[0];
-    ConvShape { batch, height, width, in_channels: channels, out_channels, kernel, stride, pad }
-}
-
-fn pool_shape(model: &Model, stem: &ConvShape) -> Option<MaxPoolShape> {
-    let (height, width) = (stem.out_height(), stem.out_width());
-    let (batch, channels) = (stem.batch, stem.out_channels);
-    let shape = MaxPoolShape { batch, height, width, channels, kernel: 3, stride: 2, pad: 1 };
-    (model.stem == Stem::Imagenet).then_some(shape)
-}
-
-/// Shapes of all blocks, given the `[N, H, W, C]` that the first one takes.
-fn block_shapes(
-    model: &Model,
-    [batch, mut height, mut width, mut channels]: [usize; 4],
-) -> Vec<BlockShape> {
-    let mut shapes = Vec::new();
-    for (stage, (&blocks, &inner)) in model.blocks.iter().zip(&model.widths).enumerate() {
-        for index in 0..blocks {
-            let stride = if stage > 0 && index == 0 { 2 } else { 1 };
-            let conv = |in_channels, out_channels, kernel, stride| {
-                let pad = kernel / 2;
-                ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, pad }
-            };
-            let (outer, layers) = match model.block {
-                BlockKind::Basic => {
-                    (inner, vec![(channels, inner, 3, stride), (inner, inner, 3, 1)])
-                }
-                BlockKind::Bottleneck => {
-                    let outer = EXPANSION * inner;
-                    (
-                        outer,
-                        vec![
-                            (channels, inner, 1, 1),
-                            (inner, inner, 3, stride),
-                            (inner, outer, 1, 1),
-                        ],
-                    )
-                }
-            };
-            let mut chain: Vec<ConvShape> = Vec::new();
-            for (in_channels, out_channels, kernel, stride) in layers {
-                let mut shape = conv(in_channels, out_channels, kernel, stride);
-                if let Some(before) = chain.last() {
-                    (shape.height, shape.width) = (before.out_height(), before.out_width());
-                }
-                chain.push(shape);
-            }
-            let changes = stride > 1 || channels != outer;
-            let projection = changes.then(|| conv(channels, outer, 1, stride));
-            let last = chain[chain.len() - 1];
-            (height, width, channels) = (last.out_height(), last.out_width(), outer);
-            shapes.push(BlockShape {
-                name: format!("layer{}.{index}", stage + 1),
-                chain,
-                projection,
-            });
-        }
-    }
-    shapes
-}
-
-/// A bottleneck block puts out this many times its inner width.
-const EXPANSION: usize = 4;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use proto::Incarnation;
 use proto::exit::ExitCode;
 use proto::wire::v1::workers_client::WorkersClient;
-use proto::wire::v1::{Plan, Report, Welcome, plan};
+use proto::wire::v1::{Hello, Plan, Report, Welcome, plan, report};
 use proto::wire::{Credentials, MESSAGE_BYTES_MAX, is_version_refusal};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::{self, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -33,6 +33,8 @@ pub enum SessionError {
     Token(String),
     #[error("join the coordinator: {0}")]
     Version(String),
+    #[error("join the coordinator: {0}")]
+    NameTaken(String),
     #[error("join the coordinator: refused: {0}")]
     Refused(String),
     #[error("the coordinator was lost: {cause}")]
@@ -56,13 +58,13 @@ pub enum SessionError {
 impl SessionError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            SessionError::Address { .. } => ExitCode::Usage,
+            SessionError::Address { .. } | SessionError::NameTaken(_) => ExitCode::Usage,
             SessionError::Unreachable { .. }
+            | SessionError::Refused(_)
             | SessionError::Lost { .. }
             | SessionError::Exchange(_) => ExitCode::Network,
             SessionError::Token(_) => ExitCode::Token,
             SessionError::Version(_) => ExitCode::Version,
-            SessionError::Refused(_) => ExitCode::RunStopped,
             SessionError::UnknownPlan
             | SessionError::Thread(_)
             | SessionError::TrainerStuck
@@ -73,65 +75,96 @@ impl SessionError {
     }
 }
 
-/// Connects, trying again with growing pauses until `options.wait` has passed.
-pub(super) async fn find(options: &Options) -> Result<Client, SessionError> {
-    let address = || options.coordinator.clone();
+/// A control stream that stands.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) client: Client,
+    pub(super) reports: Sender<Report>,
+    pub(super) plans: Streaming<Plan>,
+    pub(super) welcome: Welcome,
+}
+
+/// Connects and joins, trying again with growing pauses until `options.wait` has passed. When this process has been here
+/// before, the coordinator may still hold its old stream: then even a taken name is worth another try.
+pub(super) async fn open(
+    options: &Options,
+    hello: &Hello,
+    rejoining: bool,
+) -> Result<Opened, SessionError> {
     let endpoint = Endpoint::from_shared(format!("http://{}", options.coordinator))
-        .map_err(|_| SessionError::Address { address: address() })?
+        .map_err(|_| SessionError::Address { address: options.coordinator.clone() })?
         .connect_timeout(CONNECT_LIMIT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_LIMIT)
         .keep_alive_while_idle(true);
-    let deadline = Instant::now() + options.wait;
+    let since = Instant::now();
     let mut pause = PAUSE_MIN;
-    let channel = loop {
-        match endpoint.connect().await {
-            Ok(channel) => break channel,
-            Err(error) if Instant::now() + pause > deadline => {
-                return Err(SessionError::Unreachable {
-                    address: address(),
-                    cause: root_cause(&error),
-                });
-            }
-            Err(error) => tracing::debug!("no coordinator at {}: {error}", options.coordinator),
+    if rejoining {
+        // A session that ends as soon as it begins must not make this a busy loop.
+        tokio::time::sleep(pause).await;
+    }
+    loop {
+        let error = match try_open(&endpoint, options, hello).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        let passing = match &error {
+            SessionError::Unreachable { .. } => true,
+            SessionError::NameTaken(_) => rejoining,
+            _ => false,
+        };
+        if !passing || since.elapsed() + pause > options.wait {
+            return Err(error);
+        }
+        if pause == PAUSE_MIN {
+            let (address, wait) = (&options.coordinator, options.wait);
+            tracing::info!("no coordinator at {address} yet: {error}; trying for {wait:?}");
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
-    };
-    let client = WorkersClient::with_interceptor(channel, Credentials::new(&options.token));
-    Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX))
-}
-
-/// Opens the control stream; `reports` begins with `hello`.
-pub(super) async fn open(
-    client: &mut Client,
-    reports: Receiver<Report>,
-) -> Result<(Welcome, Streaming<Plan>), SessionError> {
-    let opening = async {
-        let mut plans = client.join(ReceiverStream::new(reports)).await?.into_inner();
-        let first = plans.message().await?;
-        Ok((first, plans))
-    };
-    let opened: Result<_, Status> = match tokio::time::timeout(WELCOME_LIMIT, opening).await {
-        Ok(result) => result,
-        Err(_) => Err(Status::deadline_exceeded(format!("no welcome within {WELCOME_LIMIT:?}"))),
-    };
-    match opened {
-        Ok((Some(Plan { kind: Some(plan::Kind::Welcome(welcome)), .. }), plans)) => {
-            Ok((welcome, plans))
-        }
-        Ok(_) => Err(SessionError::UnknownPlan),
-        Err(status) => Err(refusal(&status)),
     }
 }
 
-fn refusal(status: &Status) -> SessionError {
+async fn try_open(
+    endpoint: &Endpoint,
+    options: &Options,
+    hello: &Hello,
+) -> Result<Opened, SessionError> {
+    let unreachable =
+        |cause: String| SessionError::Unreachable { address: options.coordinator.clone(), cause };
+    let channel = endpoint.connect().await.map_err(|error| unreachable(root_cause(&error)))?;
+    let client = WorkersClient::with_interceptor(channel, Credentials::new(&options.token));
+    let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let (reports, outgoing) = mpsc::channel(REPORT_QUEUE);
+    let kind = Some(report::Kind::Hello(hello.clone()));
+    reports.try_send(Report { generation: 0, kind }).expect("a new queue has room");
+    let opening = async {
+        let mut plans = client.join(ReceiverStream::new(outgoing)).await?.into_inner();
+        let first = plans.message().await?;
+        Ok((first.and_then(|plan| plan.kind), plans))
+    };
+    let opened: Result<_, Status> = match tokio::time::timeout(WELCOME_LIMIT, opening).await {
+        Ok(result) => result,
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {WELCOME_LIMIT:?}"))),
+    };
+    match opened {
+        Ok((Some(plan::Kind::Welcome(welcome)), plans)) => {
+            Ok(Opened { client, reports, plans, welcome })
+        }
+        Ok((Some(_), _)) => Err(SessionError::UnknownPlan),
+        Ok((None, _)) => Err(unreachable("it closed the stream without a word".to_owned())),
+        Err(status) => Err(refusal(&status, unreachable)),
+    }
+}
+
+fn refusal(status: &Status, unreachable: impl Fn(String) -> SessionError) -> SessionError {
     let message = status.message().to_owned();
     match status.code() {
         Code::Unauthenticated => SessionError::Token(message),
+        Code::AlreadyExists => SessionError::NameTaken(message),
         _ if is_version_refusal(status) => SessionError::Version(message),
-        Code::Unavailable | Code::DeadlineExceeded => SessionError::Lost { cause: cause(status) },
+        Code::Unavailable | Code::DeadlineExceeded => unreachable(cause(status)),
         _ => SessionError::Refused(message),
     }
 }
@@ -194,6 +227,8 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     root.to_string()
 }
 
+/// Reports waiting for the wire: seconds of steps, so that a slow coordinator is felt only when it is gone.
+const REPORT_QUEUE: usize = 256;
 /// One try to connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// From opening the stream to the coordinator's welcome.

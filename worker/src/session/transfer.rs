@@ -1,22 +1,24 @@
 //! Checkpoints on the wire: this worker's part of each goes up, a whole one comes down.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::Generation;
 use proto::manifest::{MODEL_FILE, OPTIMIZER_FILE};
-use proto::wire::CHUNK_BYTES_MAX;
 use proto::wire::v1::{
     CheckpointChunk, CheckpointData, CheckpointFile, CheckpointHeader, CheckpointRequest, Finished,
     Form, Report, checkpoint_chunk, report,
 };
+use proto::wire::{CHECKPOINT_BYTES_MAX, CHECKPOINT_FILES_MAX, CHUNK_BYTES_MAX, checkpoint_part};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{self, Receiver, Sender};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::connect::Client;
 use super::say;
 use crate::checkpoint::Snapshot;
+use crate::collective::Abort;
 use crate::trainer::{CheckpointFiles, Upload};
 
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +36,8 @@ pub(super) struct Uploader {
     generation: Generation,
     job_id: String,
     rank: u32,
-    world: u64,
+    world: u32,
+    abort: Abort,
     reports: Sender<Report>,
 }
 
@@ -43,10 +46,12 @@ impl Uploader {
         client: Client,
         generation: Generation,
         form: &Form,
+        abort: &Abort,
         reports: Sender<Report>,
     ) -> Uploader {
-        let (job_id, world) = (form.job_id.clone(), form.members.len() as u64);
-        Uploader { client, generation, job_id, rank: form.rank, world, reports }
+        let (job_id, world) = (form.job_id.clone(), form.members.len() as u32);
+        let abort = abort.clone();
+        Uploader { client, generation, job_id, rank: form.rank, world, abort, reports }
     }
 
     /// Ends when the sender is dropped and everything is uploaded.
@@ -60,19 +65,17 @@ impl Uploader {
         // Of the newest snapshot: the last one before `Finished` is that of the final state.
         let mut model_sha256 = Vec::new();
         while let Some(upload) = uploads.recv().await {
+            if self.abort.is_aborted() {
+                return;
+            }
             match upload {
                 Upload::Checkpoint(snapshot) => {
                     let step = snapshot.step;
                     let encoded = tokio::task::spawn_blocking(move || encode(&snapshot)).await;
-                    let Ok(files) = encoded else {
-                        tracing::error!(step, "encoding the checkpoint panicked");
-                        continue;
-                    };
+                    let files =
+                        encoded.expect("a snapshot of the model's own layout can be encoded");
                     model_sha256 = files[0].sha256.clone();
-                    if let Err(status) = self.send(step, files).await {
-                        // The coordinator tells the user; this worker trains on.
-                        tracing::warn!(step, "checkpoint not stored: {}", status.message());
-                    }
+                    self.send(step, files.into()).await;
                 }
                 Upload::Finished { step } => {
                     let finished = Finished { step, model_sha256: model_sha256.clone() };
@@ -82,7 +85,19 @@ impl Uploader {
         }
     }
 
-    async fn send(&mut self, step: u64, files: [Encoded; 2]) -> Result<(), Status> {
+    /// Tries again after what may pass. A failure is the coordinator's to tell the user; this worker trains on.
+    async fn send(&mut self, step: u64, files: Arc<[Encoded]>) {
+        for tries_left in (0..UPLOAD_TRIES).rev() {
+            let Err(status) = self.try_send(step, Arc::clone(&files)).await else { return };
+            let passing = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
+            if !passing || tries_left == 0 || self.abort.is_aborted() {
+                return tracing::warn!(step, "checkpoint not stored: {}", status.message());
+            }
+            tokio::time::sleep(UPLOAD_PAUSE).await;
+        }
+    }
+
+    async fn try_send(&mut self, step: u64, files: Arc<[Encoded]>) -> Result<(), Status> {
         let header = CheckpointHeader {
             job_id: self.job_id.clone(),
             generation: self.generation.0,
@@ -90,10 +105,12 @@ impl Uploader {
             rank: self.rank,
             files: files.iter().map(Encoded::describe).collect(),
         };
-        let (rank, world) = (u64::from(self.rank), self.world);
-        let parts = files.into_iter().enumerate().flat_map(move |(index, file)| {
-            let part = part_of(file.bytes.len() as u64, rank, world);
-            chunks(index as u32, file.bytes, part)
+        let (rank, world) = (self.rank, self.world);
+        let parts = (0..files.len()).flat_map(move |index| {
+            let part = checkpoint_part(files[index].bytes.len() as u64, rank, world);
+            let files = Arc::clone(&files);
+            let offsets = part.clone().step_by(CHUNK_BYTES_MAX);
+            offsets.map(move |offset| chunk(index as u32, &files[index].bytes, offset..part.end))
         });
         let header = checkpoint_chunk::Kind::Header(header);
         let chunks = std::iter::once(header).chain(parts.map(checkpoint_chunk::Kind::Data));
@@ -132,18 +149,11 @@ fn encode(snapshot: &Snapshot) -> [Encoded; 2] {
     ]
 }
 
-/// The bytes of a file that rank `rank` sends.
-fn part_of(len: u64, rank: u64, world: u64) -> Range<u64> {
-    len * rank / world..len * (rank + 1) / world
-}
-
-fn chunks(file: u32, bytes: Vec<u8>, part: Range<u64>) -> impl Iterator<Item = CheckpointData> {
-    let offsets = part.clone().step_by(CHUNK_BYTES_MAX);
-    offsets.map(move |offset| {
-        let end = part.end.min(offset + CHUNK_BYTES_MAX as u64);
-        let data = bytes[offset as usize..end as usize].to_vec();
-        CheckpointData { file, offset, crc32: crc32fast::hash(&data), data }
-    })
+/// The chunk at the start of what is left of a part.
+fn chunk(file: u32, bytes: &[u8], left: Range<u64>) -> CheckpointData {
+    let end = left.end.min(left.start + CHUNK_BYTES_MAX as u64);
+    let data = bytes[left.start as usize..end as usize].to_vec();
+    CheckpointData { file, offset: left.start, crc32: crc32fast::hash(&data), data }
 }
 
 /// Fetches the checkpoint that a generation starts from; `None` when it starts from the beginning.
@@ -164,6 +174,9 @@ pub(super) async fn download(
         while let Some(chunk) = stream.message().await.map_err(refused)? {
             match (chunk.kind, &mut incoming) {
                 (Some(checkpoint_chunk::Kind::Header(header)), None) => {
+                    if (header.job_id.as_str(), header.step) != (form.job_id.as_str(), step) {
+                        return Err(damaged("the coordinator sent another one"));
+                    }
                     incoming = Some(Incoming::new(header.files).map_err(damaged)?);
                 }
                 (Some(checkpoint_chunk::Kind::Data(data)), Some(incoming)) => {
@@ -188,7 +201,9 @@ struct Incoming {
 impl Incoming {
     fn new(files: Vec<CheckpointFile>) -> Result<Incoming, &'static str> {
         let total = files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.len));
-        if files.len() > FILES_MAX || total.is_none_or(|total| total > CHECKPOINT_BYTES_MAX) {
+        if files.len() > CHECKPOINT_FILES_MAX
+            || total.is_none_or(|total| total > CHECKPOINT_BYTES_MAX)
+        {
             return Err("its header claims more than a checkpoint can have");
         }
         // Grown as bytes arrive: a header alone allocates nothing.
@@ -230,12 +245,12 @@ impl Incoming {
     }
 }
 
-/// Snapshots waiting while one is on its way: memory for two more states at most.
+/// Snapshots waiting while one is on its way. The training thread may hold a third.
 const UPLOAD_QUEUE: usize = 1;
 /// One transfer. Far above what a ResNet needs on any network worth training over.
 const UPLOAD_LIMIT: Duration = Duration::from_secs(300);
-const FILES_MAX: usize = 16;
-const CHECKPOINT_BYTES_MAX: u64 = 16 << 30;
+const UPLOAD_TRIES: u32 = 3;
+const UPLOAD_PAUSE: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
@@ -247,25 +262,10 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_all_ranks_make_the_file() {
-        let bytes: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
-        for world in [1, 2, 3, 7] {
-            let mut whole = Vec::new();
-            for rank in 0..world {
-                let part = part_of(bytes.len() as u64, rank, world);
-                whole.extend(chunks(0, bytes.clone(), part).flat_map(|chunk| chunk.data));
-            }
-            assert_eq!(whole, bytes);
-        }
-    }
-
-    #[test]
     fn a_download_with_a_flipped_bit_or_a_gap_is_refused() {
         let (model, optimizer) = (vec![1, 2, 3], vec![4, 5]);
         let files = vec![entry(MODEL_FILE, &model), entry(OPTIMIZER_FILE, &optimizer)];
-        let chunk = |file, bytes: &[u8]| {
-            chunks(file, bytes.to_vec(), 0..bytes.len() as u64).next().unwrap()
-        };
+        let chunk = |file, bytes: &[u8]| chunk(file, bytes, 0..bytes.len() as u64);
         let mut good = Incoming::new(files.clone()).unwrap();
         good.take(&chunk(0, &model)).unwrap();
         good.take(&chunk(1, &optimizer)).unwrap();

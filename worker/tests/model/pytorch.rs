@@ -9,6 +9,7 @@ use proto::Job;
 use proto::job::{Block, Model, Stem};
 use safetensors::SafeTensors;
 use serde_json::Value;
+use worker::collective::Abort;
 use worker::data::Source;
 use worker::evaluate::evaluate;
 use worker::model::Geometry;
@@ -191,7 +192,8 @@ fn assert_evaluation_is_pytorchs(name: &str, training: &mut Training) {
     let expected = expected();
     let run = &expected["runs"][name];
     let images = integer(&run["evaluated_images"]);
-    let counts = evaluate(&mut training.model, &source, 0..images);
+    let counts = evaluate(&mut training.model, &source, 0..images, &Abort::new());
+    let counts = counts.expect("nobody aborts");
     assert_eq!(counts.samples, images as u64);
     assert_eq!(counts.correct, run["evaluation_float64"]["correct"].as_u64().unwrap());
     let loss = counts.loss_fixed as f64 / f64::from(1 << 20) / images as f64;

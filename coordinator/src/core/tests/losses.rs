@@ -1,0 +1,265 @@
+//! Losses, and what is said about them.
+
+use super::*;
+use crate::fixtures::entry;
+use proto::wire::v1::JobState;
+
+/// All lines of warning or error that name a worker as lost.
+fn losses(script: &Script) -> Vec<&str> {
+    lines(&script.done, Level::Warn).into_iter().filter(|line| line.contains(" lost ")).collect()
+}
+
+fn failed(actions: &[Action]) -> (Cause, &str) {
+    match outcome(actions) {
+        Some(Outcome::Failed { cause, reason }) => (*cause, reason),
+        other => panic!("{other:?} in {actions:?}"),
+    }
+}
+
+fn local(workers: u32) -> Submission {
+    Submission { shortage: Shortage::Fail, ..waiting(workers) }
+}
+
+fn three_running() -> (Script, [SessionId; 3]) {
+    let mut script = Script::new();
+    script.submit(3);
+    let members = [script.join("w1"), script.join("w2"), script.join("w3")];
+    script.ready(&members, 0);
+    (script, members)
+}
+
+#[test]
+fn a_lost_worker_is_named_at_once_with_step_phase_cause_and_newest_checkpoint() {
+    let (mut script, members) = Script::running(6);
+    script.tell(Event::CheckpointSealed { job: name("digits-1"), entry: entry(4, Some(9)) });
+    script.beat(members[1], 6, Phase::Exchange);
+    let actions = script.end_stream(members[1]);
+    assert_eq!(
+        lines(&actions, Level::Warn),
+        [
+            "worker w2 lost in step 7 during exchange: connection closed; stopping; the newest checkpoint is step 4"
+        ]
+    );
+    assert_eq!(abandoned(&actions), members[..1]);
+    let reason = "worker w2 lost in step 7 during exchange: connection closed";
+    assert_eq!(failed(&actions), (Cause::Worker, reason));
+    assert_eq!(script.state("digits-1").0, JobState::Failed);
+}
+
+#[test]
+fn a_silent_worker_is_lost_after_two_seconds_and_not_before() {
+    let (mut script, members) = Script::running(1);
+    script.beating.remove(&members[1]);
+    script.pass(1900);
+    assert_eq!(losses(&script), [""; 0]);
+    script.pass(200);
+    assert_eq!(losses(&script).len(), 1);
+    assert!(losses(&script)[0].starts_with("worker w2 lost "), "{:?}", losses(&script));
+    assert!(losses(&script)[0].contains("silent for 2000 ms"));
+    let gone = Action::Disconnect { session: members[1], reason: "silent for 2000 ms".to_owned() };
+    assert!(script.done.contains(&gone));
+}
+
+#[test]
+fn a_coordinator_that_was_late_itself_accuses_nobody() {
+    let (mut script, _) = Script::running(1);
+    script.now += Duration::from_secs(30);
+    script.tell(Event::Tick);
+    script.pass(1000);
+    assert_eq!(losses(&script), [""; 0]);
+}
+
+#[test]
+fn the_survivors_complaint_is_not_reported_as_a_cause() {
+    let (mut script, members) = Script::running(6);
+    let actions = script.complain(members[0], "w2", 7);
+    assert_eq!(lines(&actions, Level::Warn), [""; 0]);
+    let expected = "w1 lost its connection to w2; finding out which one failed".to_owned();
+    assert_eq!(script.state("digits-1"), (JobState::Running, expected));
+    script.pass(300);
+    script.end_stream(members[1]);
+    script.pass(3000);
+    // The peer's view of where it happened is better than the last heartbeat's.
+    assert_eq!(losses(&script).len(), 1);
+    assert!(losses(&script)[0].starts_with("worker w2 lost in step 7 during exchange"));
+    assert_eq!(lines(&script.done, Level::Warn).len(), 1);
+}
+
+#[test]
+fn of_a_chain_of_complaints_the_dead_worker_is_named() {
+    let (mut script, members) = three_running();
+    script.complain(members[0], "w3", 1);
+    script.complain(members[2], "w2", 1);
+    script.end_stream(members[1]);
+    assert_eq!(losses(&script).len(), 1);
+    assert!(losses(&script)[0].starts_with("worker w2 lost in step 1 during exchange"));
+}
+
+#[test]
+fn an_edge_between_two_live_workers_is_named_after_the_grace() {
+    let (mut script, members) = Script::running(6);
+    script.complain(members[0], "w2", 7);
+    let actions = script.pass(1400);
+    assert_eq!(lines(&actions, Level::Warn), [""; 0]);
+    let actions = script.pass(400);
+    let expected = "worker w1 could not exchange with w2 in step 7 during exchange: connection reset; \
+                    stopping; there is no checkpoint yet";
+    assert_eq!(lines(&actions, Level::Error), [expected]);
+}
+
+#[test]
+fn the_end_of_the_chain_is_named_when_nobody_died() {
+    let (mut script, members) = three_running();
+    script.complain(members[0], "w3", 1);
+    script.complain(members[2], "w2", 1);
+    script.pass(2000);
+    let errors = lines(&script.done, Level::Error);
+    assert!(errors[0].starts_with("worker w3 could not exchange with w2 in step 1"), "{errors:?}");
+}
+
+#[test]
+fn a_hanging_worker_is_named_instead_of_the_edge_to_it() {
+    let (mut script, members) = Script::running(6);
+    script.beating.remove(&members[1]);
+    script.pass(400);
+    script.complain(members[0], "w2", 7);
+    script.pass(3000);
+    let errors = lines(&script.done, Level::Error);
+    assert_eq!(errors.len(), 1);
+    assert!(
+        errors[0].starts_with("worker w2 lost in step 7 during exchange: silent"),
+        "{errors:?}"
+    );
+}
+
+#[test]
+fn a_worker_that_leaves_ends_the_job_without_being_called_lost() {
+    let (mut script, members) = Script::running(1);
+    let reason = "asked to terminate".to_owned();
+    let actions = script.report(members[1], Report::Leaving { reason });
+    let errors = lines(&actions, Level::Error);
+    let expected = "worker w2 left in step 2 during computation: asked to terminate; stopping";
+    assert!(errors[0].starts_with(expected), "{errors:?}");
+    assert_eq!(script.end_stream(members[1]), []);
+}
+
+#[test]
+fn an_idle_worker_that_is_lost_harms_no_job() {
+    let mut script = Script::new();
+    let session = script.join("w1");
+    script.end_stream(session);
+    assert_eq!(losses(&script), ["worker w1 lost while idle: connection closed"]);
+}
+
+#[test]
+fn a_worker_lost_while_forming_is_waited_for_when_others_may_come() {
+    let mut script = Script::new();
+    script.submit(2);
+    let members = [script.join("w1"), script.join("w2")];
+    let before = script.core.generation();
+    let actions = script.end_stream(members[1]);
+    assert_eq!(abandoned(&actions), members[..1]);
+    assert_eq!(script.state("digits-1").0, JobState::Waiting);
+    let (_, actions) = script.join_as("w2", "cpu");
+    assert!(formation(&actions).unwrap().generation > before);
+}
+
+#[test]
+fn a_worker_lost_while_forming_fails_the_job_when_nobody_else_will_come() {
+    let mut script = Script::new();
+    script.submit_with(local(2));
+    script.join("w1");
+    let session = script.join("w2");
+    let actions = script.end_stream(session);
+    assert_eq!(failed(&actions).0, Cause::Worker);
+}
+
+#[test]
+fn a_child_that_never_joins_fails_the_job_with_its_last_words() {
+    let mut script = Script::new();
+    script.submit_with(local(2));
+    script.join("w1");
+    let cause = "exit status: 3; it said: no such file".to_owned();
+    assert_eq!(script.tell(Event::NeverJoined { worker: name("w1"), cause: cause.clone() }), []);
+    let actions = script.tell(Event::NeverJoined { worker: name("w2"), cause });
+    let errors = lines(&actions, Level::Error);
+    assert_eq!(errors, ["worker w2 never joined: exit status: 3; it said: no such file"]);
+    assert_eq!(failed(&actions).0, Cause::Worker);
+}
+
+#[test]
+fn a_worker_with_another_dataset_is_excluded_and_the_job_goes_on_with_others() {
+    let mut script = Script::new();
+    script.submit(2);
+    let members = [script.join("w1"), script.join("w2")];
+    let differs = trouble(TroubleKind::TroubleDatasetDiffers, 0, None);
+    let actions = script.report(members[0], differs);
+    let warnings = lines(&actions, Level::Warn);
+    assert!(warnings[0].starts_with("worker w1 refused for job digits-1:"), "{warnings:?}");
+    assert_eq!(formation(&actions), None, "it is not asked again");
+    let (_, actions) = script.join_as("w3", "cpu");
+    let members = &formation(&actions).unwrap().members;
+    assert_eq!(members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["w2", "w3"]);
+}
+
+#[test]
+fn an_unreadable_dataset_fails_a_local_run() {
+    let mut script = Script::new();
+    script.submit_with(local(1));
+    let session = script.join("w1");
+    let actions = script.report(session, trouble(TroubleKind::TroubleDatasetUnreadable, 0, None));
+    assert_eq!(failed(&actions).0, Cause::Data);
+}
+
+#[test]
+fn every_other_trouble_fails_the_job_with_the_workers_own_words() {
+    let place = "in step 3 during exchange: connection reset";
+    let expected = [
+        (TroubleKind::TroubleInternal, Cause::Worker, format!("worker w1 failed {place}")),
+        (TroubleKind::TroubleNotFinite, Cause::Worker, format!("worker w1 gave up {place}")),
+        (
+            TroubleKind::TroubleCheckpoint,
+            Cause::Checkpoint,
+            "worker w1 refused the checkpoint: connection reset".to_owned(),
+        ),
+    ];
+    for (kind, cause, reason) in expected {
+        let (mut script, members) = Script::running(2);
+        let actions = script.report(members[0], trouble(kind, 3, None));
+        assert_eq!(failed(&actions), (cause, reason.as_str()));
+    }
+}
+
+#[test]
+fn a_generation_that_does_not_get_ready_fails_naming_who_is_late() {
+    let mut script = Script::new();
+    script.submit(2);
+    let members = [script.join("w1"), script.join("w2")];
+    script.ready(&members[..1], 0);
+    script.pass(59_000);
+    assert_eq!(lines(&script.done, Level::Error), [""; 0]);
+    script.pass(1_500);
+    let errors = lines(&script.done, Level::Error);
+    assert!(errors[0].contains("was not ready within 60 s: w2"), "{errors:?}");
+}
+
+#[test]
+fn a_failed_job_frees_its_workers_for_the_next_one() {
+    let (mut script, members) = Script::running(1);
+    script.submit_with(Submission { fresh: true, ..waiting(1) });
+    let actions = script.end_stream(members[1]);
+    let formed = formation(&actions).unwrap();
+    assert_eq!((formed.job.as_str(), formed.members.len()), ("digits-2", 1));
+}
+
+#[test]
+fn a_checkpoint_in_flight_is_settled_before_a_failed_job_is_over() {
+    let (mut script, members) = Script::running(4);
+    script.assembled("digits-1", 4);
+    script.evaluate(&members, 4, 0);
+    let actions = script.end_stream(members[1]);
+    assert!(lines(&actions, Level::Error)[0].ends_with("that of step 4 is being written"));
+    assert_eq!(outcome(&actions), None);
+    let sealed = Event::CheckpointSealed { job: name("digits-1"), entry: entry(4, Some(40)) };
+    assert_eq!(failed(&script.tell(sealed)).0, Cause::Worker);
+}

@@ -1,0 +1,56 @@
+//! Whether a job fits this machine's memory, asked before anything is allocated.
+
+use std::ops::Range;
+
+use proto::job::Job;
+
+use crate::collective::SlicePlan;
+use crate::model::{Geometry, ResNet};
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "fit the job: it needs {need_mib} MiB on this worker, {available_mib} MiB are free; {advice}"
+)]
+pub(crate) struct MemoryError {
+    need_mib: u64,
+    available_mib: u64,
+    advice: String,
+}
+
+/// Bytes that training takes on this worker; an error when they are not free.
+pub(super) fn require(
+    job: &Job,
+    geometry: Geometry,
+    slices: &Range<u32>,
+) -> Result<u64, MemoryError> {
+    let need = |slice_len: usize| need(job, Geometry { batch: slice_len, ..geometry }, slices);
+    let total = need(geometry.batch);
+    // A system that does not tell is not asked twice: an allocation that fails says so itself.
+    let Some(available) = available_bytes().filter(|&available| available < total) else {
+        return Ok(total);
+    };
+    let fits = |&slice_len: &usize| need(slice_len) <= available;
+    let largest =
+        (1..).map(|halvings| geometry.batch >> halvings).take_while(|&len| len > 0).find(fits);
+    let advice = match largest {
+        Some(slice_len) => format!("set train.batch to {} or less", slice_len * job.train.slices),
+        None => "choose a smaller model".to_owned(),
+    };
+    Err(MemoryError { need_mib: total >> 20, available_mib: available >> 20, advice })
+}
+
+/// Model, momentum, gradient slots and their sum.
+fn need(job: &Job, geometry: Geometry, slices: &Range<u32>) -> u64 {
+    let model = ResNet::elements(&job.model, geometry);
+    let vectors = SlicePlan::new(slices.clone()).slots() + 1;
+    let elements = model.total + model.parameters + vectors * model.gradient;
+    4 * elements as u64
+}
+
+/// What the kernel could give without swapping, in bytes (Linux; see proc(5) on MemAvailable).
+fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib << 10)
+}
