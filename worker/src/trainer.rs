@@ -323,3 +323,6 @@ fn host(buffer: &kernels::Buffer) -> Vec<f32> {
 /// How long the training thread waits for room in the uploader's queue: far less than peers wait for this worker.
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(5);
 const UPLOAD_POLL: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests;
