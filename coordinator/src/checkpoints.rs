@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use proto::identity::JobId;
 
-pub use assembly::{Assembly, FileSpec, Part, UploadError, Uploads, part_of};
+pub use assembly::{Assembly, FileSpec, Part, UploadError, Uploads};
 pub use seal::seal;
 pub use shelf::{Index, retain};
 pub use verify::{Damage, Whole, find_base, verify};

@@ -1,13 +1,14 @@
 //! The coordinator's brain: a pure state machine. Events in, actions out; no tokio, clock, randomness, socket or file, and
 //! only ordered collections, so that equal events give equal actions.
 //!
-//! In reading order: `event` (its language), `job` and `roster` and `membership` (what it remembers), `submit` (jobs come
+//! In reading order: `event` and `action` (its language), `job` and `roster` and `membership` (what it remembers), `submit` (jobs come
 //! and go), `progress` (steps are committed, checkpoints sealed), `loss` (what went wrong, and whose fault it was), `record`
 //! (what outlives the process), `view` (what people see).
 //!
 //! A job outlives its generations: `Membership` is dropped as a whole, and the next one is formed by `schedule`.
 
 mod event;
+mod action;
 mod job;
 mod roster;
 mod membership;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use proto::identity::{Generation, JobId};
 
+pub use action::*;
 pub use event::*;
 pub use job::{
     CheckpointEntry, DatasetFacts, JobSpec, Shortage, Submission, best_checkpoint, differing_keys,
@@ -221,6 +223,8 @@ pub const HEARTBEAT: Duration = Duration::from_millis(250);
 pub const LOST_AFTER: Duration = Duration::from_millis(2000);
 /// A generation must be ready within this time: reading data, fetching a checkpoint, connecting.
 pub const READY_WITHIN: Duration = Duration::from_secs(60);
+/// After the last step, members finish within this time of the last report: they upload the last checkpoint.
+pub const FINISH_WITHIN: Duration = Duration::from_secs(20 * 60);
 /// A broken edge waits this long for the death that explains it.
 pub const GRACE: Duration = Duration::from_millis(1500);
 

@@ -6,6 +6,7 @@
 
 mod handle;
 mod plans;
+mod books;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,15 +22,14 @@ pub use handle::{Ended, Handle, Input, PlanSender, Running, SubmitError, Submitt
 
 use crate::checkpoints::{self, Uploads};
 use crate::core::{
-    Action, Answer, Cluster, Event, Formation, JobView, JoinRefusal, Level, Metric, Outcome,
-    SessionId, TICK, Ticket,
+    Action, Answer, Cluster, Event, Formation, JobView, JoinRefusal, Outcome, SessionId, TICK,
+    Ticket,
 };
-use crate::files::write_atomically;
 use crate::journal::{Journal, JournalError, Opened};
 use crate::logs::JobLogs;
-use crate::metrics::{self, Meter, Progress};
 use crate::state::StateDir;
 use crate::store::{Store, Task};
+use books::Books;
 use handle::Reply;
 
 /// Everything the loop owns. The inbox is declared first: it closes before the store is waited for.
@@ -45,10 +45,7 @@ pub(crate) struct Driver {
     tickets: BTreeMap<Ticket, Reply>,
     next_ticket: u64,
     waiters: BTreeMap<JobId, Vec<oneshot::Sender<Ended>>>,
-    /// Metrics of the job that runs.
-    meter: Option<Meter>,
-    progress: watch::Sender<Option<Progress>>,
-    logs: Arc<JobLogs>,
+    books: Books,
     uploads: Arc<Uploads>,
     /// Events that carrying out an action caused; applied with the next batch.
     follow_ups: VecDeque<Event>,
@@ -102,16 +99,14 @@ pub fn start(state: Arc<StateDir>) -> Result<Running, DriverError> {
         inbox,
         core,
         journal,
-        state,
         started: Instant::now(),
         sessions: BTreeMap::new(),
         joining: BTreeMap::new(),
         tickets: BTreeMap::new(),
         next_ticket: 0,
         waiters: BTreeMap::new(),
-        meter: None,
-        progress,
-        logs,
+        books: Books::new(state.clone(), logs, progress),
+        state,
         uploads,
         follow_ups: VecDeque::new(),
         store,
@@ -221,12 +216,7 @@ impl Driver {
         for action in rest {
             self.carry_out(action);
         }
-        if let Some(meter) = &mut self.meter
-            && let Err(error) = meter.flush()
-        {
-            let path = meter.path().display();
-            tracing::warn!("writing {path}: {error}; its lines wait in memory, training goes on");
-        }
+        self.books.flush();
         Ok(())
     }
 
@@ -265,7 +255,7 @@ impl Driver {
                     self.follow_ups.push_back(Event::BaseFound { job, search });
                 }
             }
-            Action::CutHistory { job, step } => self.cut_history(&job, step),
+            Action::CutHistory { job, step } => self.books.cut(&job, step),
             Action::OpenUploads { job, generation, members } => {
                 let folder = checkpoints::folder_of(&self.state.jobs_folder(), &job);
                 self.uploads.open(job, generation, members, folder);
@@ -276,42 +266,21 @@ impl Driver {
                 // Too busy: what should have gone is removed with the next one, the index is rewritten then.
                 self.store.hand_over(Task::Retain { job, shelf }).ok();
             }
-            Action::Publish { job, metric } => self.publish(&job, &metric),
-            Action::Log { job, level, text } => self.log(job.as_ref(), level, &text),
+            Action::Publish { job, metric } => {
+                self.books.publish(self.started.elapsed(), &job, &metric);
+            }
+            Action::Log { job, level, text } => self.books.log(job.as_ref(), level, &text),
             Action::Finish { job, outcome } => self.finish(&job, outcome),
         }
     }
 
     fn form(&mut self, formation: &Formation) {
-        let folder = self.state.job_folder(&formation.job);
-        let path = folder.join("job.toml");
-        let written = std::fs::create_dir_all(&folder)
-            .and_then(|()| write_atomically(&path, formation.spec.toml.as_bytes()));
-        if let Err(error) = written {
-            tracing::warn!("writing {}: {error}; training goes on", path.display());
-        }
-        self.open_meter(formation);
+        self.books.open(formation);
         let key = crate::state::random();
         for (rank, member) in formation.members.iter().enumerate() {
             let plan = plans::form(formation, rank, &key);
             self.send(member.session, formation.generation, plan);
         }
-    }
-
-    fn open_meter(&mut self, formation: &Formation) {
-        let folder = self.state.job_folder(&formation.job);
-        let (job, spec) = (formation.job.clone(), &formation.spec);
-        match Meter::open(&folder, job, spec, formation.base_step) {
-            Ok(meter) => self.meter = Some(meter),
-            Err(error) => {
-                self.meter = None;
-                tracing::warn!(
-                    "opening the metrics of {}: {error}; none are written",
-                    folder.display()
-                );
-            }
-        }
-        self.show_progress();
     }
 
     fn send(&mut self, session: SessionId, generation: Generation, kind: v1::plan::Kind) {
@@ -336,55 +305,8 @@ impl Driver {
         self.follow_ups.push_back(Event::CheckpointFailed { job, step, problem });
     }
 
-    fn cut_history(&mut self, job: &JobId, step: u64) {
-        let folder = self.state.job_folder(job);
-        if let Err(error) = metrics::cut(&folder, step) {
-            tracing::warn!("cutting the metrics of {} at step {step}: {error}", folder.display());
-        }
-    }
-
-    fn publish(&mut self, job: &JobId, metric: &Metric) {
-        let now = self.started.elapsed();
-        let Some(meter) = self.meter.as_mut().filter(|meter| meter.progress().job == *job) else {
-            return;
-        };
-        meter.take(now, metric);
-        let progress = meter.progress().clone();
-        if let Metric::Evaluation { step, evaluation } = metric {
-            let text = plans::evaluation_line(*step, evaluation, &progress);
-            self.log(Some(job), Level::Info, &text);
-        }
-        self.progress.send_replace(Some(progress));
-    }
-
-    fn show_progress(&self) {
-        self.progress.send_replace(self.meter.as_ref().map(|meter| meter.progress().clone()));
-    }
-
-    fn log(&self, job: Option<&JobId>, level: Level, text: &str) {
-        match level {
-            Level::Info => tracing::info!("{text}"),
-            Level::Warn => tracing::warn!("{text}"),
-            Level::Error => tracing::error!("{text}"),
-        }
-        let Some(job) = job else { return };
-        // The folder may not exist yet; failing that, the line below says so.
-        std::fs::create_dir_all(self.state.job_folder(job)).ok();
-        if let Err(error) = self.logs.append(job, level, text) {
-            tracing::warn!("writing the log of job {job}: {error}; its lines wait in memory");
-        }
-    }
-
     fn finish(&mut self, job: &JobId, outcome: Outcome) {
-        if self.meter.as_ref().is_some_and(|meter| meter.progress().job == *job) {
-            if let Some(mut meter) = self.meter.take()
-                && let Err(error) = meter.flush()
-            {
-                tracing::warn!("writing {}: {error}", meter.path().display());
-            }
-            self.show_progress();
-        }
-        self.logs.close(job);
+        self.books.close(job);
         let Some(view) = self.core.view(job) else { return };
         for waiter in self.waiters.remove(job).unwrap_or_default() {
             // Whoever waited may have gone.
@@ -417,8 +339,7 @@ impl Driver {
 
     fn status(&self) -> v1::StatusReply {
         let mut jobs = self.core.job_statuses();
-        if let Some(meter) = &self.meter {
-            let progress = meter.progress();
+        if let Some(progress) = self.books.progress() {
             let running = jobs.iter_mut().find(|job| job.job_id == progress.job.as_str());
             if let Some(job) = running {
                 job.images_per_second = progress.images_per_second;

@@ -41,7 +41,7 @@ type Chain = [u8; 16];
 
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    #[error("{what} the journal {}: {source}", path.display())]
+    #[error("{what} the journal {}: {source}; check the disk, or give another folder with --state", path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
     #[error("{} is no journal of this program; is --state the right folder?", path.display())]
     Foreign { path: PathBuf },

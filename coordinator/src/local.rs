@@ -1,25 +1,26 @@
 //! Everything on this machine: a coordinator in this process and worker processes beside it. The workers end with this
 //! process, whatever ends it: their control streams break.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+mod crew;
+
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::identity::{JobId, Name};
+use proto::identity::JobId;
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use crate::core::{Event, JobSpec, Shortage, Submission};
 use crate::driver::{self, DriverError, Ended, Handle, Running, SubmitError, Submitted};
 use crate::service::{self, ListenError};
 use crate::state::{StateDir, StateError};
 use crate::terminal::{Interrupts, Terminal};
+use crew::Crew;
+
+pub use crew::CrewPlan;
 
 /// A coordinator in this process.
 #[derive(Debug)]
@@ -31,16 +32,6 @@ pub struct Local {
     ended: Option<oneshot::Receiver<Result<(), DriverError>>>,
     stop_serving: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
-}
-
-/// The worker processes to start.
-#[derive(Clone, Debug)]
-pub struct CrewPlan {
-    /// The `worker` program.
-    pub program: PathBuf,
-    pub workers: u32,
-    /// Of each worker.
-    pub threads: u32,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +102,7 @@ impl Local {
         terminal: &Terminal,
     ) -> Result<LocalEnd, LocalError> {
         let mut interrupts = Interrupts::listen().map_err(LocalError::Signal)?;
-        let mut crew = Crew::spawn(plan, self)?;
+        let mut crew = Crew::spawn(plan, self.address, &self.state)?;
         let mut progress = self.handle.progress();
         let handle = self.handle.clone();
         let over = handle.wait(job.clone());
@@ -132,7 +123,7 @@ impl Local {
                     late = true;
                     for number in 1..=plan.workers {
                         let cause = format!("it did not join within {} s", JOIN_WITHIN.as_secs());
-                        handle.tell(Event::NeverJoined { worker: name(number), cause }).await;
+                        handle.tell(Event::NeverJoined { worker: crew::name(number), cause }).await;
                     }
                 }
                 Ok(()) = progress.changed() => {
@@ -187,10 +178,6 @@ impl Local {
     }
 }
 
-fn name(number: u32) -> Name {
-    format!("w{number}").parse().expect("a valid name")
-}
-
 /// The `worker` program beside this one.
 pub fn worker_program() -> Result<PathBuf, LocalError> {
     let own = std::env::current_exe().unwrap_or_default();
@@ -198,112 +185,8 @@ pub fn worker_program() -> Result<PathBuf, LocalError> {
     if path.is_file() { Ok(path) } else { Err(LocalError::NoWorkerProgram { path }) }
 }
 
-/// Worker processes. Dropped, they are killed.
-#[derive(Debug)]
-struct Crew {
-    waiting: JoinSet<WorkerExit>,
-}
-
-/// A worker process has ended.
-#[derive(Debug)]
-struct WorkerExit {
-    worker: Name,
-    status: io::Result<ExitStatus>,
-    log: PathBuf,
-}
-
-impl Crew {
-    fn spawn(plan: &CrewPlan, local: &Local) -> Result<Crew, LocalError> {
-        let mut waiting = JoinSet::new();
-        for number in 1..=plan.workers {
-            let worker = name(number);
-            let log = local.state.worker_log_path(number);
-            let fail = |source| LocalError::Spawn { path: plan.program.clone(), source };
-            let output = File::create(&log).map_err(fail)?;
-            let mut command = Command::new(&plan.program);
-            command.arg("join").arg(local.address.to_string());
-            command.arg("--token-file").arg(local.state.token_path());
-            command.arg("--name").arg(worker.as_str());
-            command.arg("--threads").arg(plan.threads.to_string());
-            command.args(["--wait", "0"]);
-            command.stdin(Stdio::null());
-            command.stdout(Stdio::from(output.try_clone().map_err(fail)?));
-            command.stderr(Stdio::from(output));
-            command.kill_on_drop(true);
-            // Ctrl-C is for this process, which ends the workers in good order.
-            command.process_group(0);
-            let mut child: Child = command.spawn().map_err(fail)?;
-            waiting.spawn(async move {
-                let status = child.wait().await;
-                WorkerExit { worker, status, log }
-            });
-        }
-        Ok(Crew { waiting })
-    }
-
-    /// `None` when all have ended.
-    async fn next_exit(&mut self) -> Option<WorkerExit> {
-        let exit = self.waiting.join_next().await?.ok()?;
-        if !exit.status.as_ref().is_ok_and(ExitStatus::success) {
-            for line in last_lines(&exit.log) {
-                tracing::warn!("{}: {line}", exit.worker);
-            }
-        }
-        Some(exit)
-    }
-
-    /// Waits for the workers, which were told to end, and kills those that don't.
-    async fn end(mut self) {
-        let all = async { while self.waiting.join_next().await.is_some() {} };
-        if tokio::time::timeout(END_WITHIN, all).await.is_err() {
-            tracing::warn!(
-                "{} workers did not end when told to and are killed",
-                self.waiting.len()
-            );
-        }
-        self.waiting.shutdown().await;
-    }
-}
-
-impl WorkerExit {
-    /// "exit status: 5, it said: ...".
-    fn describe(&self) -> String {
-        let status = match &self.status {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
-        };
-        match last_lines(&self.log).pop_back() {
-            Some(line) => format!("{status}; it said: {line}"),
-            None => status,
-        }
-    }
-}
-
-/// The end of a log file, within bounds.
-fn last_lines(path: &Path) -> VecDeque<String> {
-    let read = || -> io::Result<String> {
-        let mut file = File::open(path)?;
-        let len = file.metadata()?.len();
-        file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES)))?;
-        let mut bytes = Vec::new();
-        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let text = read().unwrap_or_default();
-    let mut lines: VecDeque<String> = text.lines().map(service::words).collect();
-    lines.retain(|line| !line.is_empty());
-    while lines.len() > TAIL_LINES {
-        lines.pop_front();
-    }
-    lines
-}
-
 /// Starting a process and saying hello takes far less.
 const JOIN_WITHIN: Duration = Duration::from_secs(60);
-/// A worker that was told to end closes its files and goes.
-const END_WITHIN: Duration = Duration::from_secs(3);
-const TAIL_BYTES: u64 = 4096;
-const TAIL_LINES: usize = 5;
 
 #[cfg(test)]
 mod tests;

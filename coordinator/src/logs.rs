@@ -103,7 +103,12 @@ impl JobLogs {
 
 impl Open {
     fn new(path: &Path) -> Open {
-        Open { file: LineFile::open(path).ok(), live: broadcast::channel(LIVE_LINES).0 }
+        let folder = path.parent().unwrap_or(path);
+        let file = std::fs::create_dir_all(folder).and_then(|()| LineFile::open(path));
+        if let Err(error) = &file {
+            tracing::warn!("opening {}: {error}; the log is not written", path.display());
+        }
+        Open { file: file.ok(), live: broadcast::channel(LIVE_LINES).0 }
     }
 }
 

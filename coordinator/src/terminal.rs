@@ -29,6 +29,8 @@ impl Terminal {
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_target(false)
+            // A closed stderr must not end the program, which complaining about it there would.
+            .log_internal_errors(false)
             .with_ansi(is_terminal)
             .with_writer(terminal.clone());
         match format {

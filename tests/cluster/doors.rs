@@ -4,7 +4,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use cluster_tests::{ControlPlane, Ended, JobFile, Running, Signal, Train, coordinator, join};
+use cluster_tests::{
+    ControlPlane, Ended, JobFile, Running, Signal, Train, coordinator, digits_folder, join,
+};
 use proto::wire::v1::operators_client::OperatorsClient;
 use proto::wire::v1::workers_server::{Workers, WorkersServer};
 use proto::wire::{Credentials, Guard, PROTOCOL_VERSION, Token, is_version_refusal, v1};
@@ -12,7 +14,10 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::refusals::{LIMIT, NETWORK, STATE, TOKEN, USAGE, VERSION, refused};
+use crate::bits::model_sha256;
+use crate::refusals::{
+    LIMIT, NETWORK, STATE, TOKEN, USAGE, VERSION, copy_folder, damage, only_error, refused,
+};
 
 fn start(listen: &str, state: &Path) -> Ended {
     let mut command = coordinator(&["start", "--listen", listen, "--state"]);
@@ -70,9 +75,8 @@ fn two_coordinators_on_one_state_directory_are_refused() {
     let job = JobFile::digits().write(folder.path());
     refused(&Train::new(&job, &state).spawn().finish(LIMIT), STATE, &words);
     // The first one is unharmed, and found where it was.
-    plane.worker("w1").signal(Signal::TERM);
-    plane.running.wait_for(&["worker w1 left"], LIMIT);
-    assert!(plane.says(&["jobs"]).contains("no jobs"));
+    let _worker = plane.worker("w1");
+    assert!(plane.says(&["status"]).contains("w1"));
 }
 
 #[test]
@@ -124,7 +128,7 @@ fn a_second_worker_of_one_name_is_refused_and_the_first_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut plane = ControlPlane::start(&folder.path().join("state"));
     let first = plane.worker("w1");
-    worker_error(plane.join("w1"), 1, &["a worker named w1 is already here", "another name"]);
+    worker_error(plane.join("w1"), USAGE, &["a worker named w1 is already here", "another name"]);
     let status = plane.says(&["status"]);
     assert_eq!(status.matches("w1").count(), 1, "{status}");
     // Once it has left, its name is free.
@@ -140,7 +144,6 @@ fn a_coordinator_that_is_not_there_is_named_by_every_command() {
     let state = folder.path().join("state");
     std::fs::create_dir(&state).unwrap();
     write_token(&state.join("token"), &Token::from_random([7; 16]));
-    // Bound but not listening: nobody else gets this port, and nobody answers.
     let address = unanswered();
     let mut joining = join(&address, &state, "w1");
     joining.args(["--wait", "0"]);
@@ -154,9 +157,40 @@ fn a_coordinator_that_is_not_there_is_named_by_every_command() {
     listing.arg(&state);
     let ended = Running::spawn(listing).finish(LIMIT);
     refused(&ended, NETWORK, &["no address in", "coordinator start", "--coordinator"]);
-    let mut joining = join("nowhere", &state, "w1");
-    joining.args(["--wait", "0"]);
-    worker_error(joining, USAGE, &["\"nowhere\"", "host:port"]);
+    // A slip of the finger is not looked for.
+    let ended = Running::spawn(join("127.0.0.1", &state, "w1")).finish(LIMIT);
+    only_error(&ended, USAGE, &["'127.0.0.1'", "a host and a port"]);
+    let mut listing = coordinator(&["jobs", "--coordinator", "127.0.0.1", "--state"]);
+    listing.arg(&state);
+    let ended = Running::spawn(listing).finish(LIMIT);
+    refused(&ended, USAGE, &["connecting to 127.0.0.1", "host:port"]);
+}
+
+#[test]
+fn a_worker_with_another_dataset_is_refused_and_the_job_waits_for_a_right_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobFile::digits().with("epochs = 3", "epochs = 1").write(folder.path());
+    let alone = Train::new(&job, &folder.path().join("alone")).spawn().finish(LIMIT);
+    let data = folder.path().join("data");
+    copy_folder(&digits_folder(), &data);
+    damage(&data.join("train-images-idx3-ubyte"), |bytes| bytes[500] ^= 1);
+
+    let mut plane = ControlPlane::start(&folder.path().join("state"));
+    let _right = plane.worker("right");
+    let mut wrong = plane.join("wrong");
+    wrong.arg("--data").arg(&data);
+    let mut wrong = Running::spawn(wrong);
+    plane.wait_for_worker("wrong");
+    plane.submit(&job, 2);
+    let words = ["worker wrong refused", "fingerprint", "coordinator's is", "copy the dataset"];
+    let (line, _) = plane.running.wait_for(&words, LIMIT);
+    assert!(line.contains(data.to_str().unwrap()) && line.contains("waiting"), "{line}");
+    wrong.wait_for(&["fingerprint", "copy the dataset again"], LIMIT);
+    let jobs = plane.says(&["jobs"]);
+    assert!(jobs.contains("waiting") && jobs.contains("1 more refused"), "{jobs}");
+
+    let _second = plane.worker("second");
+    plane.running.wait_for(&["job digits-1 finished", &model_sha256(&alone)], LIMIT);
 }
 
 /// An address of loopback on which connections are refused.

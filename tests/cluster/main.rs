@@ -1,4 +1,5 @@
 //! Real processes on loopback: what a user sees, end to end.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod bits;
 mod loss;

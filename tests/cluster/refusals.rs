@@ -89,9 +89,13 @@ fn a_missing_or_damaged_dataset_is_named_before_anything_is_begun() {
         (
             "label",
             |data| damage(&data.join("test-labels-idx1-ubyte"), |b| b[20] = 10),
-            &["label 10 of record 12", "test-labels-idx1-ubyte", "expected 0 to 9"],
+            &["label 10 of record 12", "test-labels-idx1-ubyte", "expected 0 to 9", "damaged"],
         ),
-        ("no-folder", |data| fs::remove_dir_all(data).unwrap(), &["does not exist", "check the path"]),
+        (
+            "no-folder",
+            |data| fs::remove_dir_all(data).unwrap(),
+            &["does not exist", "check the path"],
+        ),
     ];
     for (name, spoil, words) in cases {
         let data = folder.path().join(name);
@@ -111,7 +115,11 @@ fn a_wrong_job_file_is_refused_with_the_key_and_a_value_that_works() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     let cases: [(&str, &str, &[&str]); 6] = [
-        ("slices = 8", "slicse = 8", &["line 15", "unknown key `slicse`", "did you mean `slices`?"]),
+        (
+            "slices = 8",
+            "slicse = 8",
+            &["line 15", "unknown key `slicse`", "did you mean `slices`?"],
+        ),
         ("batch = 64", "batch = 65", &["`train.batch` is 65", "8 slices", "try 64"]),
         ("slices = 8", "slices = 6", &["`train.slices` is 6", "power of two", "try 8"]),
         ("slices = 8", "slices = 0", &["`train.slices` is 0", "try 1"]),

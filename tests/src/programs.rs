@@ -57,26 +57,49 @@ fn folder() -> &'static Path {
         let own = std::env::current_exe().expect("a test knows its own path");
         let folder =
             own.parent().and_then(Path::parent).expect("cargo runs tests in target/*/deps");
-        // `cargo test -p cluster-tests` alone does not build other packages' programs.
-        let mut build = Command::new(env!("CARGO"));
-        build.args([
-            "build",
-            "--quiet",
-            "--bins",
-            "--package",
-            "coordinator",
-            "--package",
-            "worker",
-        ]);
-        build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        if folder.ends_with("release") {
-            build.arg("--release");
+        // `cargo test --workspace` has built them; `cargo test -p cluster-tests` has not.
+        if PROGRAMS.iter().any(|program| is_stale(&folder.join(program))) {
+            build(folder);
         }
-        if let Some(target) = folder.parent() {
-            build.arg("--target-dir").arg(target);
-        }
-        let status = build.status().expect("cargo can be run");
-        assert!(status.success(), "building the programs failed");
         folder.to_owned()
     })
 }
+
+fn build(folder: &Path) {
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(root());
+    if folder.ends_with("release") {
+        build.arg("--release");
+    }
+    if let Some(target) = folder.parent() {
+        build.arg("--target-dir").arg(target);
+    }
+    let status = build.status().expect("cargo can be run");
+    assert!(status.success(), "building the programs failed");
+}
+
+/// Missing, or older than a source file.
+fn is_stale(program: &Path) -> bool {
+    let changed = |path: &Path| path.metadata().and_then(|data| data.modified());
+    let Ok(built) = changed(program) else { return true };
+    let mut folders: Vec<PathBuf> = SOURCES.iter().map(|folder| root().join(folder)).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("sources can be read").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if changed(&path).is_ok_and(|changed| changed > built) {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the workspace")
+}
+
+const PROGRAMS: [&str; 2] = ["coordinator", "worker"];
+const SOURCES: [&str; 6] =
+    ["coordinator/src", "worker/src", "dataset/src", "kernels/src", "proto/src", "proto/cluster"];

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::identity::{Generation, JobId, Name};
 use proto::manifest::{MANIFEST_FILE, MODEL_FILE};
-use proto::wire::CHUNK_BYTES_MAX;
+use proto::wire::{CHUNK_BYTES_MAX, checkpoint_part};
 
 /// The door through which parts come in: open while a generation lives.
 #[derive(Debug, Default)]
@@ -149,7 +149,8 @@ impl Uploads {
             )));
         }
         assembly.claim(rank)?;
-        let expected = files.iter().map(|file| part_of(file.len, rank, open.members)).collect();
+        let expected =
+            files.iter().map(|file| checkpoint_part(file.len, rank, open.members)).collect();
         let stored = vec![Vec::new(); files.len()];
         Ok(Part { assembly, rank, expected, stored })
     }
@@ -309,12 +310,6 @@ impl Drop for Part {
             *share = Share::Missing;
         }
     }
-}
-
-/// The bytes that rank `rank` of `members` sends of a file.
-pub fn part_of(len: u64, rank: u32, members: u32) -> Range<u64> {
-    let cut = |rank: u32| (u128::from(len) * u128::from(rank) / u128::from(members)) as u64;
-    cut(rank)..cut(rank + 1)
 }
 
 fn check_files(files: &[FileSpec]) -> Result<(), UploadError> {

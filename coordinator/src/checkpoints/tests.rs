@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proto::identity::{Generation, hex};
 use proto::manifest::{MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, folder_name};
+use proto::wire::checkpoint_part;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
@@ -59,7 +60,7 @@ impl Disk {
     fn send(&self, step: u64, rank: u32, members: u32) -> bool {
         let mut part = self.begin(step, rank).unwrap();
         for (index, bytes) in content(step).iter().enumerate() {
-            let range = part_of(bytes.len() as u64, rank, members);
+            let range = checkpoint_part(bytes.len() as u64, rank, members);
             let starts: Vec<u64> = range.clone().step_by(64).collect();
             for start in starts.into_iter().rev() {
                 let data = &bytes[start as usize..(start + 64).min(range.end) as usize];
@@ -110,7 +111,7 @@ fn parts_cover_every_byte_once() {
         for members in [1, 2, 3, 5, 64] {
             let mut end = 0;
             for rank in 0..members {
-                let part = part_of(len, rank, members);
+                let part = checkpoint_part(len, rank, members);
                 assert_eq!(part.start, end);
                 end = part.end;
             }

@@ -1,5 +1,6 @@
 //! Finds a coordinator: over the network, or, when none is running, in the state directory that one left behind.
 
+use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,10 +60,12 @@ pub(super) async fn client(connection: &Connection) -> Result<Client, Failure> {
         None => published_address(&connection.state)?,
     };
     let token = token(connection)?;
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
-        let text = format!("connecting to {address}: this is no host:port");
-        Failure::new(ExitCode::Usage, text)
-    })?;
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok();
+    let endpoint =
+        endpoint.filter(|endpoint| endpoint.uri().port().is_some()).ok_or_else(|| {
+            let text = format!("connecting to {address}: give host:port, such as 127.0.0.1:7070");
+            Failure::new(ExitCode::Usage, text)
+        })?;
     let endpoint = endpoint.connect_timeout(CONNECT_WITHIN).tcp_nodelay(true);
     let channel = endpoint.connect().await.map_err(|error| {
         let text = format!(
@@ -144,7 +147,7 @@ fn exit_code(code: u8) -> Option<ExitCode> {
     all.into_iter().find(|known| *known as u8 == code)
 }
 
-fn innermost(error: &dyn std::error::Error) -> String {
+fn innermost(error: &dyn Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

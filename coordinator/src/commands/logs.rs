@@ -1,5 +1,6 @@
 //! `logs`: a job's log lines on stdout.
 
+use proto::exit::ExitCode;
 use proto::wire::v1;
 
 use super::connect::{Source, refused, source};
@@ -19,7 +20,12 @@ pub(super) async fn logs(args: &LogsArgs) -> Result<Exit, Failure> {
     let request = v1::LogsRequest { job_id: args.job.clone(), follow: args.follow };
     let reply = client.logs(request).await.map_err(|status| refused(&tried, &status))?;
     let mut lines = reply.into_inner();
-    while let Some(entry) = lines.message().await.map_err(|status| refused(&tried, &status))? {
+    // The coordinator sends lines until it ends them in good order: an error is the connection's.
+    let broken = |_| {
+        let text = format!("{tried}: the connection to the coordinator broke; is it running?");
+        Failure::new(ExitCode::Network, text)
+    };
+    while let Some(entry) = lines.message().await.map_err(broken)? {
         line(&shown(&entry))?;
     }
     Ok(None)

@@ -14,6 +14,7 @@ use crate::state::StateDir;
 use crate::terminal::Interrupts;
 
 pub(super) async fn start(args: &StartArgs) -> Result<Exit, Failure> {
+    let mut interrupts = Interrupts::listen()?;
     // The port first: a second coordinator is told so before it waits for a lock.
     let listener = service::listen(args.listen, args.insecure).await?;
     let state = Arc::new(StateDir::open(&args.state)?);
@@ -31,7 +32,6 @@ pub(super) async fn start(args: &StartArgs) -> Result<Exit, Failure> {
         "join workers with: worker join {address} --token-file {}",
         state.token_path().display()
     ))?;
-    let mut interrupts = Interrupts::listen()?;
     let result = tokio::select! {
         () = interrupts.next() => {
             tracing::info!("stopping: jobs write a checkpoint first; interrupt again to stop at once");

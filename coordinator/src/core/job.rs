@@ -9,7 +9,8 @@ use proto::manifest::{Evaluation, Input};
 use proto::{Job, Timeline};
 use serde::{Deserialize, Serialize};
 
-use super::event::{Digest, Outcome, Ticket};
+use super::action::Outcome;
+use super::event::{Digest, Ticket};
 
 /// What is trained.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,11 +4,12 @@
 use proto::identity::Name;
 use proto::wire::v1::{Phase, TroubleKind};
 
-use super::event::{Action, Level, Outcome, Plan, SessionId, Trouble};
+use super::action::{Action, Level, Outcome, Plan};
+use super::event::{SessionId, Trouble};
 use super::job::{Shortage, Stage};
 use super::membership::{Complaint, Membership, Progress};
 use super::roster::Worker;
-use super::{Cause, Cluster, GRACE, HEARTBEAT, LOST_AFTER, READY_WITHIN};
+use super::{Cause, Cluster, FINISH_WITHIN, GRACE, HEARTBEAT, LOST_AFTER, READY_WITHIN};
 
 impl Cluster {
     /// A stream ended or went silent.
@@ -135,11 +136,23 @@ impl Cluster {
 
     fn overdue(&self) -> Option<String> {
         let membership = self.membership.as_ref()?;
-        let Progress::Forming { since } = membership.progress else { return None };
+        let Progress::Forming { since } = membership.progress else { return self.unfinished() };
         let late = self.clock.saturating_sub(since) > READY_WITHIN;
         let (generation, unready) = (membership.generation, membership.unready());
         let limit = READY_WITHIN.as_secs();
         late.then(|| format!("generation {generation} was not ready within {limit} s: {unready}"))
+    }
+
+    /// All steps are done, but somebody neither finishes nor says why.
+    fn unfinished(&self) -> Option<String> {
+        let membership = self.membership.as_ref()?;
+        let job = self.job(&membership.job)?;
+        let late = self.clock.saturating_sub(membership.last_progress) > FINISH_WITHIN;
+        let (step, names) = (job.watermark.step, membership.unfinished());
+        let minutes = FINISH_WITHIN.as_secs() / 60;
+        (late && step == job.total_steps()).then(|| {
+            format!("all {step} steps are done, but not finished within {minutes} min: {names}")
+        })
     }
 
     /// Names the edge once its grace is over and nobody's death explained it.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use proto::identity::{Generation, JobId, Name};
 use proto::wire::v1::PhaseTimes;
 
-use super::event::{Digest, Member, SessionId, StepDone, Tally, Trouble};
+use super::action::Member;
+use super::event::{Digest, SessionId, StepDone, Tally, Trouble};
 
 #[derive(Debug)]
 pub(crate) struct Membership {
@@ -21,6 +22,8 @@ pub(crate) struct Membership {
     /// The members were asked to stop.
     pub(crate) stopping: bool,
     pub(crate) complaints: Vec<Complaint>,
+    /// When a member last got on with its work, on the lenient clock.
+    pub(crate) last_progress: Duration,
     steps: BTreeMap<u64, Vec<Option<StepDone>>>,
     tallies: BTreeMap<u64, Vec<Option<Tally>>>,
 }
@@ -86,6 +89,7 @@ impl Membership {
             progress: Progress::Forming { since },
             stopping: false,
             complaints: Vec::new(),
+            last_progress: since,
             steps: BTreeMap::new(),
             tallies: BTreeMap::new(),
         }
@@ -106,6 +110,12 @@ impl Membership {
     /// Names of those who are not ready yet.
     pub(crate) fn unready(&self) -> String {
         let waiting = self.seats.iter().filter(|seat| seat.ready.is_none());
+        joined(waiting.map(|seat| seat.member.name.to_string()))
+    }
+
+    /// Names of those who have not finished yet.
+    pub(crate) fn unfinished(&self) -> String {
+        let waiting = self.seats.iter().filter(|seat| seat.finished.is_none());
         joined(waiting.map(|seat| seat.member.name.to_string()))
     }
 

@@ -2,9 +2,8 @@
 
 use proto::identity::{Generation, JobId};
 
-use super::event::{
-    Action, Level, Metric, Outcome, Plan, Report, SealOrder, SessionId, Shelf, StepDone, Tally,
-};
+use super::action::{Action, Level, Metric, Outcome, Plan, SealOrder, Shelf};
+use super::event::{Report, SessionId, StepDone, Tally};
 use super::job::CheckpointEntry;
 use super::membership::{Contradiction, Progress, joined};
 use super::record::Record;
@@ -24,10 +23,11 @@ impl Cluster {
             _ => {}
         }
         // Late, not wrong: what an abandoned generation still had to say.
-        let Some(membership) = &self.membership else { return };
+        let Some(membership) = &mut self.membership else { return };
         if membership.generation != generation {
             return;
         }
+        membership.last_progress = clock;
         let Some(rank) = membership.rank_of(session) else { return };
         let taken = match report {
             Report::Ready { step, digest } => self.take_ready(rank, step, digest),

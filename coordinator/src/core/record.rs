@@ -9,7 +9,8 @@ use proto::manifest::Evaluation;
 use serde::{Deserialize, Serialize};
 
 use super::Cluster;
-use super::event::{Cause, Digest, Outcome};
+use super::action::{Cause, Outcome};
+use super::event::Digest;
 use super::job::{
     CheckpointEntry, DatasetFacts, JobRun, JobSpec, Mark, Shortage, Stage, Submission,
 };

@@ -7,7 +7,8 @@ use proto::identity::{Incarnation, Name};
 use proto::wire::WORKERS_MAX;
 use proto::wire::v1::Phase;
 
-use super::event::{Candidate, JoinRefusal, SessionId};
+use super::action::JoinRefusal;
+use super::event::{Candidate, SessionId};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Worker {

@@ -2,9 +2,8 @@
 
 use proto::identity::JobId;
 
-use super::event::{
-    Action, Answer, BaseSearch, Level, Outcome, Plan, StopRefusal, SubmitRefusal, Ticket,
-};
+use super::action::{Action, Answer, Level, Outcome, Plan, StopRefusal, SubmitRefusal};
+use super::event::{BaseSearch, Ticket};
 use super::job::{CheckpointEntry, JobRun, JobSpec, Stage, Submission, differing_keys};
 use super::record::{End, Record, base_of};
 use super::{Cause, Cluster};

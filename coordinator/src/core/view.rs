@@ -7,7 +7,7 @@ use proto::manifest::Evaluation;
 use proto::wire::v1::{JobState, JobStatus, Phase, WorkerStatus};
 
 use super::Cluster;
-use super::event::{Cause, Outcome};
+use super::action::{Cause, Outcome};
 use super::job::{CheckpointEntry, JobRun, JobSpec, Stage, best_checkpoint};
 use super::membership::Membership;
 use super::roster::Worker;

@@ -30,7 +30,7 @@ async fn run(script: &str) -> (Ended, tempfile::TempDir) {
 
 #[tokio::test]
 async fn a_worker_that_can_not_start_is_named_with_its_last_words() {
-    let (ended, _folder) = run("echo first; echo 'the data is gone' >&2; exit 3").await;
+    let (ended, _folder) = run("echo first >&2; echo 'the data is gone' >&2; exit 3").await;
     let Outcome::Failed { cause: Cause::Worker, reason } = ended.outcome else {
         panic!("{ended:?}")
     };
@@ -43,7 +43,7 @@ async fn a_worker_that_can_not_start_is_named_with_its_last_words() {
 
 #[tokio::test]
 async fn a_worker_is_told_where_to_join_and_under_which_name() {
-    let (_, folder) = run("echo \"$@\"; exit 1").await;
+    let (_, folder) = run("echo \"$@\" >&2; exit 1").await;
     let log = std::fs::read_to_string(folder.path().join("state/worker-2.log")).unwrap();
     let words: Vec<&str> = log.split_whitespace().collect();
     assert_eq!(words[0], "join");
@@ -56,7 +56,8 @@ async fn a_worker_is_told_where_to_join_and_under_which_name() {
 #[tokio::test]
 async fn processes_that_ignore_everything_do_not_outlive_the_run() {
     // One fails the run; the other would sleep for an hour.
-    let script = "echo $$; if [ \"$6\" = w1 ]; then exit 1; fi; trap '' TERM INT; exec sleep 3600";
+    let script =
+        "echo $$ >&2; if [ \"$6\" = w1 ]; then exit 1; fi; trap '' TERM INT; exec sleep 3600";
     let (_, folder) = run(script).await;
     let log = std::fs::read_to_string(folder.path().join("state/worker-2.log")).unwrap();
     let process = Path::new("/proc").join(log.trim());

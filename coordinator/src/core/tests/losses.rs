@@ -263,3 +263,15 @@ fn a_checkpoint_in_flight_is_settled_before_a_failed_job_is_over() {
     let sealed = Event::CheckpointSealed { job: name("digits-1"), entry: entry(4, Some(40)) };
     assert_eq!(failed(&script.tell(sealed)).0, Cause::Worker);
 }
+
+#[test]
+fn a_worker_that_never_finishes_is_named() {
+    let (mut script, members) = Script::running(crate::fixtures::TOTAL_STEPS);
+    script.evaluate(&members, 20, 0);
+    script.finish(&members[..1], 20);
+    script.pass(19 * 60_000);
+    assert_eq!(lines(&script.done, Level::Error), [""; 0]);
+    script.pass(2 * 60_000);
+    let errors = lines(&script.done, Level::Error);
+    assert!(errors[0].contains("not finished within 20 min: w2"), "{errors:?}");
+}

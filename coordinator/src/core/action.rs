@@ -1,0 +1,237 @@
+//! What the core asks for: plain values that the driver carries out. Knows no socket, no file and no clock.
+
+use std::ops::Range;
+
+use proto::identity::{Generation, Incarnation, JobId, Name};
+use proto::manifest::Evaluation;
+use proto::wire::v1::PhaseTimes;
+
+use super::event::{Digest, SessionId, Ticket};
+use super::job::{CheckpointEntry, JobSpec};
+use super::record::Record;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// To be durable before any other action of the same batch is carried out.
+    Journal(Record),
+    /// Greet the worker.
+    Admit(SessionId),
+    Refuse {
+        session: SessionId,
+        refusal: JoinRefusal,
+    },
+    /// Tell every member of a new generation.
+    Form(Box<Formation>),
+    Send {
+        session: SessionId,
+        generation: Generation,
+        plan: Plan,
+    },
+    /// Close the worker's control stream.
+    Disconnect {
+        session: SessionId,
+        reason: String,
+    },
+    Answer {
+        ticket: Ticket,
+        answer: Answer,
+    },
+    /// Look for the newest checkpoint that verifies.
+    FindBase {
+        job: JobId,
+        spec: Box<JobSpec>,
+    },
+    /// Steps after `step` will be computed again: forget their metrics.
+    CutHistory {
+        job: JobId,
+        step: u64,
+    },
+    /// Accept checkpoint parts from this generation.
+    OpenUploads {
+        job: JobId,
+        generation: Generation,
+        members: u32,
+    },
+    /// Accept no more; drop what is incomplete.
+    CloseUploads {
+        generation: Generation,
+    },
+    /// The step is committed and, where due, evaluated: make its checkpoint final.
+    Seal(Box<SealOrder>),
+    /// The list of the job's checkpoints has changed.
+    Retain {
+        job: JobId,
+        shelf: Shelf,
+    },
+    Publish {
+        job: JobId,
+        metric: Metric,
+    },
+    Log {
+        job: Option<JobId>,
+        level: Level,
+        text: String,
+    },
+    /// The job is over and everything of it is on disk.
+    Finish {
+        job: JobId,
+        outcome: Outcome,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Formation {
+    pub job: JobId,
+    pub spec: JobSpec,
+    pub generation: Generation,
+    pub base_step: u64,
+    pub members: Vec<Member>,
+}
+
+/// One member, at its rank.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    pub session: SessionId,
+    pub name: Name,
+    pub incarnation: Incarnation,
+    pub address: String,
+    pub slices: Range<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    Run,
+    Stop,
+    Abandon { reason: String },
+    Release,
+    Goodbye { reason: String },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SealOrder {
+    pub job: JobId,
+    pub spec: JobSpec,
+    pub generation: Generation,
+    pub step: u64,
+    pub digest: Digest,
+    pub evaluation: Option<Evaluation>,
+    pub device_kind: String,
+}
+
+/// The checkpoints of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shelf {
+    /// Those that stay, oldest first.
+    pub entries: Vec<CheckpointEntry>,
+    pub best: Option<u64>,
+    /// Steps of those that are to be deleted.
+    pub removed: Vec<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Metric {
+    /// A committed step, with each member's phase times by rank.
+    Step {
+        step: u64,
+        loss: f64,
+        correct: u32,
+        samples: u64,
+        times: Vec<(Name, PhaseTimes)>,
+    },
+    Evaluation {
+        step: u64,
+        evaluation: Evaluation,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Info,
+    Warn,
+    Error,
+}
+
+impl Level {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Level::Info => "INFO",
+            Level::Warn => "WARN",
+            Level::Error => "ERROR",
+        }
+    }
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Finished { model_sha256: String },
+    Stopped,
+    Failed { cause: Cause, reason: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// A worker was lost or gave up.
+    Worker,
+    /// The dataset.
+    Data,
+    /// A checkpoint could not be read or written.
+    Checkpoint,
+    /// The coordinator itself ended while the job ran.
+    Interrupted,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JoinRefusal {
+    #[error(
+        "a worker named {name} is already here, at {holder}; join under another name, or end that one first"
+    )]
+    NameTaken { name: Name, holder: String },
+    #[error("{limit} workers have joined, which is the limit")]
+    Full { limit: usize },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Submitted { job: JobId, resumed_from_step: u64, already_finished: bool },
+    SubmitRefused(SubmitRefusal),
+    Stopping,
+    StopRefused(StopRefusal),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitRefusal {
+    #[error("the job name is too long to number the job `{id}`; shorten `name`")]
+    Name { id: String },
+    #[error(
+        "{workers} workers are asked for, but the job has only {slices} slices; ask for at most {slices}, or raise train.slices"
+    )]
+    TooManyWorkers { workers: u32, slices: usize },
+    #[error("{limit} jobs are waiting, which is the limit; stop one, or wait")]
+    QueueFull { limit: usize },
+    #[error("job {job} is the same and has not ended; follow it with `coordinator logs {job} -f`")]
+    Busy { job: JobId },
+    #[error(
+        "job {job} has this name but differs in {differences}; give the job another name, undo the change, \
+         or start over with --fresh"
+    )]
+    Differs { job: JobId, differences: String },
+    #[error(
+        "job {job} was trained on other data: the files in {folder} have changed; put the old ones back, give the job \
+         another name, or start over with --fresh"
+    )]
+    OtherData { job: JobId, folder: String },
+    #[error("{problem}; restore a checkpoint, or start over with --fresh")]
+    NoBase { problem: String },
+    #[error("job {job} was stopped before it started")]
+    Stopped { job: JobId },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopRefusal {
+    #[error("there is no job {job}; `coordinator jobs` lists them")]
+    Unknown { job: JobId },
+    #[error("job {job} has ended already")]
+    Ended { job: JobId },
+}

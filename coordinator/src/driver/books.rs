@@ -1,0 +1,114 @@
+//! What a job leaves behind for people: its job file, metrics, log, and the progress they watch. Nothing here is needed to go
+//! on, so a disk that fails costs a warning, not the run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::identity::JobId;
+use tokio::sync::watch;
+
+use super::plans::evaluation_line;
+use crate::core::{Formation, Level, Metric};
+use crate::files::write_atomically;
+use crate::logs::JobLogs;
+use crate::metrics::{self, Meter, Progress};
+use crate::state::StateDir;
+
+#[derive(Debug)]
+pub(super) struct Books {
+    state: Arc<StateDir>,
+    logs: Arc<JobLogs>,
+    /// Of the job that runs.
+    meter: Option<Meter>,
+    watched: watch::Sender<Option<Progress>>,
+}
+
+impl Books {
+    pub(super) fn new(
+        state: Arc<StateDir>,
+        logs: Arc<JobLogs>,
+        watched: watch::Sender<Option<Progress>>,
+    ) -> Books {
+        Books { state, logs, meter: None, watched }
+    }
+
+    /// A generation begins.
+    pub(super) fn open(&mut self, formation: &Formation) {
+        let folder = self.state.job_folder(&formation.job);
+        let path = folder.join("job.toml");
+        let written = std::fs::create_dir_all(&folder)
+            .and_then(|()| write_atomically(&path, formation.spec.toml.as_bytes()));
+        if let Err(error) = written {
+            tracing::warn!("writing {}: {error}; training goes on", path.display());
+        }
+        let (job, spec) = (formation.job.clone(), &formation.spec);
+        self.meter = match Meter::open(&folder, job, spec, formation.base_step) {
+            Ok(meter) => Some(meter),
+            Err(error) => {
+                let folder = folder.display();
+                tracing::warn!("opening the metrics in {folder}: {error}; none are written");
+                None
+            }
+        };
+        self.show();
+    }
+
+    pub(super) fn publish(&mut self, now: Duration, job: &JobId, metric: &Metric) {
+        let meter = self.meter.as_mut().filter(|meter| meter.progress().job == *job);
+        let Some(meter) = meter else { return };
+        meter.take(now, metric);
+        if let Metric::Evaluation { step, evaluation } = metric {
+            let text = evaluation_line(*step, evaluation, meter.progress());
+            self.log(Some(job), Level::Info, &text);
+        }
+        self.show();
+    }
+
+    pub(super) fn log(&self, job: Option<&JobId>, level: Level, text: &str) {
+        match level {
+            Level::Info => tracing::info!("{text}"),
+            Level::Warn => tracing::warn!("{text}"),
+            Level::Error => tracing::error!("{text}"),
+        }
+        let Some(job) = job else { return };
+        if let Err(error) = self.logs.append(job, level, text) {
+            tracing::warn!("writing the log of job {job}: {error}; its lines wait in memory");
+        }
+    }
+
+    /// Steps after `step` are computed again.
+    pub(super) fn cut(&self, job: &JobId, step: u64) {
+        let folder = self.state.job_folder(job);
+        if let Err(error) = metrics::cut(&folder, step) {
+            let folder = folder.display();
+            tracing::warn!("cutting the metrics in {folder} at step {step}: {error}");
+        }
+    }
+
+    /// Writes what was published.
+    pub(super) fn flush(&mut self) {
+        let Some(meter) = &mut self.meter else { return };
+        if let Err(error) = meter.flush() {
+            let path = meter.path().display();
+            tracing::warn!("writing {path}: {error}; its lines wait in memory, training goes on");
+        }
+    }
+
+    /// The job is over.
+    pub(super) fn close(&mut self, job: &JobId) {
+        self.flush();
+        if self.progress().is_some_and(|progress| progress.job == *job) {
+            self.meter = None;
+            self.show();
+        }
+        self.logs.close(job);
+    }
+
+    pub(super) fn progress(&self) -> Option<&Progress> {
+        self.meter.as_ref().map(Meter::progress)
+    }
+
+    fn show(&self) {
+        self.watched.send_replace(self.progress().cloned());
+    }
+}
