@@ -58,7 +58,7 @@ pub struct TrainArgs {
     /// Compute threads of each worker [default: processor cores / workers, at least 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
-    /// Where checkpoints, metrics and logs go [default: runs/<job name>].
+    /// Where checkpoints, metrics and logs go [default: runs/NAME, after the job].
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// Start over even if the same job has been run here before. Deletes nothing.

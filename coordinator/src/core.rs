@@ -114,7 +114,7 @@ impl Cluster {
         let Candidate { name, device_kind, threads, address, software_version, .. } = candidate;
         self.push(Action::Admit(session));
         let text = format!(
-            "worker {name} joined: {device_kind}, {threads} threads, exchange {address}, version {software_version}"
+            "worker {name} joined: {device_kind}, threads {threads}, exchange {address}, version {software_version}"
         );
         self.log(None, Level::Info, text);
     }

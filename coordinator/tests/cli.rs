@@ -4,9 +4,9 @@ use std::process::Command;
 
 fn help(args: &[&str]) -> String {
     let program = env!("CARGO_BIN_EXE_coordinator");
-    let output = Command::new(program).args(args).arg("--help").output().unwrap();
+    let output = Command::new(program).args(args).arg("--help").output().expect("it starts");
     assert!(output.status.success(), "{args:?}");
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(output.stdout).expect("help is text")
 }
 
 #[test]

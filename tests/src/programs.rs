@@ -66,7 +66,7 @@ fn folder() -> &'static Path {
 }
 
 fn build(folder: &Path) {
-    let mut build = Command::new(env!("CARGO"));
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(root());
     if folder.ends_with("release") {
         build.arg("--release");

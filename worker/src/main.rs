@@ -26,7 +26,11 @@ fn main() -> ExitCode {
 /// Log lines go to standard error; `RUST_LOG` chooses more or fewer.
 fn init_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // A closed or full standard error must not end a worker that trains.
+        .log_internal_errors(false);
     match format {
         LogFormat::Json => log.json().init(),
         LogFormat::Human => {

@@ -86,14 +86,16 @@ fn report(ended: Ended, state: &Path, jobs: &Path) -> Result<Exit, Failure> {
                 Cause::Data => ExitCode::Data,
                 Cause::Checkpoint => ExitCode::State,
             };
-            let newest = newest.map_or_else(
-                || "no checkpoint yet".to_owned(),
-                |folder| format!("newest checkpoint {}", folder.display()),
-            );
+            let newest = match newest {
+                // The reason speaks of checkpoints already.
+                _ if cause == Cause::Checkpoint => String::new(),
+                None => "; no checkpoint yet".to_owned(),
+                Some(folder) => format!("; newest checkpoint {}", folder.display()),
+            };
             // What was reached before counts.
             summary(&view)?;
             let (id, again) = (&view.id, again());
-            let text = format!("training {id}: {reason}; {newest}; go on with: {again}");
+            let text = format!("training {id}: {reason}{newest}; go on with: {again}");
             Err(Failure::new(code, text))
         }
     }

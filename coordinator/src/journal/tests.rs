@@ -123,8 +123,9 @@ fn frames_in_another_order_are_refused() {
 fn space_is_reserved_ahead() {
     let (_folder, path, _) = small();
     let mut journal = Journal::open(&path).unwrap().journal;
-    for step in 0..2000 {
-        journal.append(&[record(step)]).unwrap();
+    for batch in 0..200 {
+        let records: Vec<Record> = (0..10).map(|step| record(10 * batch + step)).collect();
+        journal.append(&records).unwrap();
         assert!(journal.reserved >= journal.end, "a frame is never written past the reserve");
     }
     assert_eq!(journal.reserved, path.metadata().unwrap().len());

@@ -118,8 +118,7 @@ pub(super) async fn open(
             return Err(error);
         }
         if pause == PAUSE_MIN {
-            let (address, wait) = (&options.coordinator, options.wait);
-            tracing::info!("no coordinator at {address} yet: {error}; trying for {wait:?}");
+            tracing::info!("not joined yet: {error}; trying for {:?}", options.wait);
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
@@ -165,6 +164,8 @@ fn refusal(status: &Status, unreachable: impl Fn(String) -> SessionError) -> Ses
         Code::AlreadyExists => SessionError::NameTaken(message),
         _ if is_version_refusal(status) => SessionError::Version(message),
         Code::Unavailable | Code::DeadlineExceeded => unreachable(cause(status)),
+        // Not the coordinator's words: the connection broke before it answered.
+        _ if std::error::Error::source(status).is_some() => unreachable(cause(status)),
         _ => SessionError::Refused(message),
     }
 }
