@@ -75,7 +75,11 @@ pub enum DatasetError {
     )]
     CountMismatch { images_path: PathBuf, images: u64, labels_path: PathBuf, labels: u64 },
 
-    #[error("label {found} of record {record} in {} is out of range, expected 0 to {largest} ({reason})", path.display())]
+    #[error(
+        "label {found} of record {record} in {} is out of range, expected 0 to {largest} ({reason}); \
+         the file is damaged or of another dataset",
+        path.display()
+    )]
     LabelOutOfRange { path: PathBuf, record: u64, largest: u32, found: u32, reason: &'static str },
 
     #[error(
