@@ -12,6 +12,10 @@ use tonic::{Code, Request, Status};
 
 /// Messages and services generated from `proto/cluster/v1/*.proto`, where each is documented.
 #[allow(missing_debug_implementations, unreachable_pub, clippy::all, reason = "generated")]
+#[allow(
+    rustdoc::all,
+    reason = "the comments are the proto files', which no Rust link or tag is meant in"
+)]
 pub mod v1 {
     tonic::include_proto!("cluster.v1");
 }

@@ -1,3 +1,5 @@
+//! Job files as people write them: what is filled in, what is refused, and how.
+
 use super::*;
 
 const MINIMAL: &str = r#"
