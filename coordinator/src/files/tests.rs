@@ -1,4 +1,4 @@
-//! Real files.
+//! Writing files whole, and what is left on disk when that fails.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Real folders.
+//! The state directory: who may use it, and what is said when it can not be used.
 
 use super::*;
 

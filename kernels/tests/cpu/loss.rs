@@ -1,4 +1,4 @@
-//! Softmax cross-entropy.
+//! Softmax cross-entropy against its fp64 definition, and who counts as correct.
 
 use kernels::ops::softmax_cross_entropy;
 use kernels::{Device, View, ViewMut};

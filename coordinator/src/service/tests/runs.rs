@@ -1,4 +1,4 @@
-//! Whole runs.
+//! Whole runs over a real socket, with workers that only pretend to compute.
 
 use proto::exit::ExitCode;
 use proto::manifest::{MODEL_FILE, folder_name};
