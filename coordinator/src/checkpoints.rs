@@ -1,10 +1,11 @@
-//! Checkpoints on disk: `assembly` puts them together from the members' parts, `seal` makes them final, `verify` proves that
+//! Checkpoints on disk: `header` checks what members announce, `assembly` puts it together from the members' parts, `seal` makes them final, `verify` proves that
 //! they are whole, `shelf` keeps the list. Knows bytes and hashes; which step is committed, and which checkpoints to keep,
 //! is the core's decision.
 //!
 //! `jobs/<id>/checkpoints/` holds `step-<step>/` (final, renamed into place), `tmp-*` (incomplete, removed at start),
 //! `damaged-*` (set aside, never read) and `index.json` (for people and tools).
 
+mod header;
 mod assembly;
 mod seal;
 mod verify;
@@ -15,7 +16,8 @@ use std::path::{Path, PathBuf};
 
 use proto::identity::JobId;
 
-pub use assembly::{Assembly, FileSpec, Part, UploadError, Uploads};
+pub use assembly::{Assembly, Part, UploadError, Uploads};
+pub use header::FileSpec;
 pub use seal::seal;
 pub use shelf::{Index, retain};
 pub use verify::{Damage, Whole, find_base, verify};

@@ -69,11 +69,7 @@ impl From<ListenError> for Failure {
 
 impl From<IntakeError> for Failure {
     fn from(error: IntakeError) -> Failure {
-        let code = match &error {
-            IntakeError::Dataset(_) => ExitCode::Data,
-            _ => ExitCode::Usage,
-        };
-        Failure::new(code, error.to_string())
+        Failure::new(error.exit_code(), error.to_string())
     }
 }
 

@@ -96,7 +96,9 @@ impl Cluster {
                 self.assemble(&job, generation, step);
             }
             Event::CheckpointSealed { job, entry } => self.seal(&job, entry),
-            Event::CheckpointFailed { job, step, problem } => self.give_up(&job, step, problem),
+            Event::CheckpointFailed { job, generation, step, problem } => {
+                self.give_up(&job, generation, step, problem);
+            }
             Event::Dismissed { reason } => self.dismiss(&reason),
             Event::Tick => self.expire(),
         }
@@ -162,6 +164,7 @@ impl Cluster {
         let (generation, clock) = (self.generation, self.clock);
         let Some(job) = self.job_mut(&id) else { return };
         job.stage = Stage::Active;
+        job.generation = generation;
         job.device_kind = Some(device_kind.clone());
         let (base, spec) = (job.base, job.spec.clone());
         let place = (base.step, base.digest);
@@ -223,8 +226,9 @@ pub const HEARTBEAT: Duration = Duration::from_millis(250);
 pub const LOST_AFTER: Duration = Duration::from_millis(2000);
 /// A generation must be ready within this time: reading data, fetching a checkpoint, connecting.
 pub const READY_WITHIN: Duration = Duration::from_secs(60);
-/// After the last step, members finish within this time of the last report: they upload the last checkpoint.
-pub const FINISH_WITHIN: Duration = Duration::from_secs(20 * 60);
+/// A generation that runs hears of progress within this time: a step, an evaluation, or, after the last step, the end of the
+/// last upload.
+pub const PROGRESS_WITHIN: Duration = Duration::from_secs(20 * 60);
 /// A broken edge waits this long for the death that explains it.
 pub const GRACE: Duration = Duration::from_millis(1500);
 

@@ -143,19 +143,17 @@ impl Driver {
                 },
             };
             let mut actions = Vec::new();
-            let mut next = Some(first);
-            for _ in 0..BATCH_MAX {
-                let Some(input) = next else { break };
-                if let Input::Shutdown = input {
-                    return Ok(());
-                }
-                self.take(input, &mut actions);
-                next = self.inbox.try_recv().ok();
-            }
-            if let Some(input) = next {
+            let rest = std::iter::from_fn(|| self.inbox.try_recv().ok()).take(BATCH_MAX);
+            let batch: Vec<Input> = std::iter::once(first).chain(rest).collect();
+            let mut ending = false;
+            for input in batch {
+                ending |= matches!(input, Input::Shutdown);
                 self.take(input, &mut actions);
             }
             self.perform(actions)?;
+            if ending {
+                return Ok(());
+            }
         }
     }
 
@@ -269,7 +267,10 @@ impl Driver {
             Action::Publish { job, metric } => {
                 self.books.publish(self.started.elapsed(), &job, &metric);
             }
-            Action::Log { job, level, text } => self.books.log(job.as_ref(), level, &text),
+            Action::Log { job, level, text } => {
+                let over = job.as_ref().is_some_and(|job| self.core.is_over(job));
+                self.books.log(job.as_ref(), level, &text, over);
+            }
             Action::Finish { job, outcome } => self.finish(&job, outcome),
         }
     }
@@ -293,8 +294,8 @@ impl Driver {
     }
 
     fn seal(&mut self, order: Box<crate::core::SealOrder>) {
-        let (job, step) = (order.job.clone(), order.step);
-        let problem = match self.uploads.take(order.generation, step) {
+        let (job, generation, step) = (order.job.clone(), order.generation, order.step);
+        let problem = match self.uploads.take(generation, step) {
             Some(assembly) => match self.store.hand_over(Task::Seal { assembly, order }) {
                 Ok(()) => return,
                 Err(_) => BUSY,
@@ -302,7 +303,8 @@ impl Driver {
             None => "its parts are gone",
         };
         let problem = problem.to_owned();
-        self.follow_ups.push_back(Event::CheckpointFailed { job, step, problem });
+        let failed = Event::CheckpointFailed { job, generation, step, problem };
+        self.follow_ups.push_back(failed);
     }
 
     fn finish(&mut self, job: &JobId, outcome: Outcome) {

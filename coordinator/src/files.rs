@@ -95,6 +95,11 @@ impl LineFile {
         &self.path
     }
 
+    /// Lines that are not on disk: dropped, or still waiting.
+    pub fn missing(&self) -> u64 {
+        self.dropped + self.waiting.iter().filter(|&&byte| byte == b'\n').count() as u64
+    }
+
     /// Bytes of whole lines on disk.
     pub fn len(&self) -> u64 {
         self.len

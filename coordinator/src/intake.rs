@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dataset::{Dataset, DatasetError};
 use proto::Job;
+use proto::exit::ExitCode;
 use proto::job::{DataFormat, JobError, Normalisation};
 use proto::manifest::Input;
 use proto::wire::JOB_BYTES_MAX;
@@ -27,6 +28,15 @@ pub enum IntakeError {
         "the job gives data.mean and data.std {given} values, but the images have {channels} channels"
     )]
     Channels { given: usize, channels: usize },
+}
+
+impl IntakeError {
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            IntakeError::Dataset(_) => ExitCode::Data,
+            _ => ExitCode::Usage,
+        }
+    }
 }
 
 /// Reads a job file; returns its text and the folder that its paths start from.

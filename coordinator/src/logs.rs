@@ -49,8 +49,9 @@ impl JobLogs {
         JobLogs { jobs, open: Mutex::default() }
     }
 
-    /// Appends a line. An error is the first one of a row, for a warning.
-    pub fn append(&self, job: &JobId, level: Level, text: &str) -> std::io::Result<()> {
+    /// Appends a line. An error is the first one of a row, for a warning. A line about a job that is `over` opens nothing
+    /// that a follower would wait on.
+    pub fn append(&self, job: &JobId, level: Level, text: &str, over: bool) -> std::io::Result<()> {
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let line = Line {
             unix_ms: unix_ms as u64,
@@ -58,22 +59,16 @@ impl JobLogs {
             text: text.to_owned(),
         };
         let mut open = self.lock();
-        let log = open.entry(job.clone()).or_insert_with(|| Open::new(&self.path(job)));
-        let written = match &mut log.file {
-            Some(file) => {
-                file.push(&serde_json::to_string(&line).expect("a line is plain data"));
-                file.flush()
-            }
-            None => Ok(()),
-        };
-        // Nobody may be following.
-        log.live.send(line).ok();
-        written
+        if over && !open.contains_key(job) {
+            return Open::new(&self.path(job)).append(line);
+        }
+        open.entry(job.clone()).or_insert_with(|| Open::new(&self.path(job))).append(line)
     }
 
-    /// The job is over: followers come to their end.
-    pub fn close(&self, job: &JobId) {
-        self.lock().remove(job);
+    /// The job is over: followers come to their end. Returns the number of lines that are not on disk.
+    pub fn close(&self, job: &JobId) -> u64 {
+        let closed = self.lock().remove(job);
+        closed.and_then(|log| log.file).map_or(0, |file| file.missing())
     }
 
     /// Everything so far and, unless the job is over, what comes.
@@ -110,7 +105,39 @@ impl Open {
         }
         Open { file: file.ok(), live: broadcast::channel(LIVE_LINES).0 }
     }
+
+    fn append(&mut self, line: Line) -> std::io::Result<()> {
+        let written = match &mut self.file {
+            Some(file) => {
+                file.push(&serde_json::to_string(&line).expect("a line is plain data"));
+                file.flush()
+            }
+            None => Ok(()),
+        };
+        // Nobody may be following.
+        self.live.send(line).ok();
+        written
+    }
 }
 
 /// Lines that a follower may be behind.
 const LIVE_LINES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_about_a_job_that_is_over_does_not_open_its_log_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = JobLogs::new(folder.path().to_owned());
+        let job: JobId = "digits-1".parse().unwrap();
+        logs.append(&job, Level::Info, "begins", false).unwrap();
+        assert!(logs.read(&job).live.is_some());
+        assert_eq!(logs.close(&job), 0);
+        logs.append(&job, Level::Warn, "an afterthought", true).unwrap();
+        let Reading { path, live, .. } = logs.read(&job);
+        assert!(live.is_none(), "a follower would wait for ever");
+        assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 2);
+    }
+}

@@ -6,6 +6,7 @@
 //! and one per evaluation, `{"step", "epoch", "evaluation": {"samples", "correct", "correct_top5", "loss"}}`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use proto::wire::v1::PhaseTimes;
 use serde::{Deserialize, Serialize};
 
 use crate::core::{JobSpec, Metric};
-use crate::files::{LineFile, write_atomically};
+use crate::files::LineFile;
 
 /// What people watch.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,6 +140,11 @@ impl Meter {
         self.file.path()
     }
 
+    /// Lines that are not on disk.
+    pub fn missing(&self) -> u64 {
+        self.file.missing()
+    }
+
     fn advance(&mut self, now: Duration, step: u64, loss: f64, samples: u64) {
         self.window.push_back((now, samples));
         let old = |at: Duration| now.saturating_sub(at) > SPEED_WINDOW;
@@ -166,7 +172,8 @@ impl Meter {
     }
 }
 
-/// Forgets the metrics of steps after `step`: they are computed again. A reader sees the old or the new file.
+/// Forgets the metrics of steps after `step`: they are computed again. Lines are in the order of their steps, so that the file
+/// is only shortened, which a full disk allows.
 pub fn cut(folder: &Path, step: u64) -> io::Result<()> {
     let path = metrics_path(folder);
     let text = match std::fs::read_to_string(&path) {
@@ -176,11 +183,13 @@ pub fn cut(folder: &Path, step: u64) -> io::Result<()> {
     };
     let stays =
         |line: &&str| serde_json::from_str::<AnyLine>(line).is_ok_and(|line| line.step <= step);
-    let kept: String = text.lines().filter(stays).flat_map(|line| [line, "\n"]).collect();
-    if kept == text {
+    let kept: usize = text.split_inclusive('\n').take_while(stays).map(str::len).sum();
+    if kept == text.len() {
         return Ok(());
     }
-    write_atomically(&path, kept.as_bytes())
+    let file = OpenOptions::new().write(true).open(&path)?;
+    file.set_len(kept as u64)?;
+    file.sync_all()
 }
 
 fn metrics_path(folder: &Path) -> PathBuf {

@@ -67,6 +67,7 @@ fn serve(jobs: &std::path::Path, inbox: &Receiver<Task>, events: &mpsc::Sender<I
                 Ok(entry) => Event::CheckpointSealed { job: order.job, entry },
                 Err(error) => Event::CheckpointFailed {
                     job: order.job,
+                    generation: order.generation,
                     step: order.step,
                     problem: error.to_string(),
                 },

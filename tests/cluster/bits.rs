@@ -1,7 +1,7 @@
 //! The same job gives the same weights, whoever computes what and whatever is killed in between.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cluster_tests::{Ended, JobFile, Train, digits_folder};
 use sha2::{Digest, Sha256};
@@ -20,7 +20,7 @@ fn train(job: &Path, state: &Path, workers: usize, threads: usize) -> String {
 }
 
 #[test]
-fn final_weights_do_not_depend_on_workers_threads_or_a_crash() {
+fn final_weights_do_not_depend_on_workers_or_threads() {
     let folder = tempfile::tempdir().unwrap();
     let job = JobFile::digits().write(folder.path());
     let state = |name: &str| folder.path().join(name);
@@ -29,19 +29,39 @@ fn final_weights_do_not_depend_on_workers_threads_or_a_crash() {
         let name = format!("w{workers}t{threads}");
         assert_eq!(train(&job, &state(&name), workers, threads), alone, "{name}");
     }
-    // Killed somewhere before the first checkpoint is complete, and somewhere after.
-    for (sign, workers) in [("epoch 1", 2), ("checkpoint of step 23", 3)] {
-        let killed = Train { workers, ..Train::new(&job, &state(sign)) };
+}
+
+#[test]
+fn a_run_killed_at_a_random_step_and_resumed_ends_with_the_same_bits_and_no_step_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobFile::digits().with("epochs = 3", "epochs = 16").write(folder.path());
+    let state = |name: &str| folder.path().join(name);
+    let undisturbed = train(&job, &state("whole"), 2, 1);
+    // Before the first checkpoint can be there, and after an epoch that chance picks; the step within it is the
+    // scheduler's choice.
+    let picked = 2 + SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_micros() % 8;
+    for (epoch, workers) in [(1, 2), (picked, 3)] {
+        let name = format!("killed in epoch {epoch}");
+        let killed = Train { workers, ..Train::new(&job, &state(&name)) };
         let mut running = killed.spawn();
-        running.wait_for(&[sign], LIMIT);
+        running.wait_for(&[&format!("epoch {epoch} of 16")], LIMIT);
         running.kill_all();
-        assert_eq!(running.finish(LIMIT).code, None, "killed by a signal");
+        assert_eq!(running.finish(LIMIT).code, None, "{name}: by a signal");
         // Another number of workers takes over.
         let resumed = Train { workers: 2, ..killed }.spawn().finish(LIMIT);
-        assert_eq!(model_sha256(&resumed), alone, "killed after {sign:?}");
+        assert_eq!(model_sha256(&resumed), undisturbed, "{name}");
         let went_on = resumed.stderr.contains("goes on from its checkpoint of step");
-        assert!(went_on || sign == "epoch 1", "{}", resumed.stderr);
+        assert!(went_on || epoch == 1, "{name}: {}", resumed.stderr);
+        assert_eq!(steps_in_metrics(&state(&name)), (1..=360).collect::<Vec<u64>>(), "{name}");
     }
+}
+
+/// Steps with a training loss in the metrics of the first job, in file order.
+fn steps_in_metrics(state: &Path) -> Vec<u64> {
+    let metrics = std::fs::read_to_string(state.join("jobs/digits-1/metrics.jsonl")).unwrap();
+    let rows = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let steps = rows.filter(|row| row.get("loss").is_some());
+    steps.map(|row| row["step"].as_u64().unwrap()).collect()
 }
 
 #[test]
@@ -61,13 +81,7 @@ fn the_example_reaches_its_accuracy_and_prints_the_digest_of_the_file_it_wrote()
     assert_eq!(evaluation.samples, 360);
     assert!(evaluation.correct * 1000 >= 985 * evaluation.samples, "{evaluation:?}");
 
-    // Steps 1 to 450, each once, in order, in the metrics.
-    let metrics =
-        std::fs::read_to_string(folder.path().join("jobs/digits-1/metrics.jsonl")).unwrap();
-    let rows = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let rows: Vec<_> = rows.filter(|row| row.get("loss").is_some()).collect();
-    let steps: Vec<u64> = rows.iter().map(|row| row["step"].as_u64().unwrap()).collect();
-    assert_eq!(steps, (1..=450).collect::<Vec<u64>>());
+    assert_eq!(steps_in_metrics(folder.path()), (1..=450).collect::<Vec<u64>>());
 }
 
 #[test]

@@ -10,9 +10,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proto::identity::{Generation, JobId, Name};
-use proto::manifest::{MANIFEST_FILE, MODEL_FILE};
+use proto::identity::{Generation, JobId};
 use proto::wire::{CHUNK_BYTES_MAX, checkpoint_part};
+
+use super::header::{FileSpec, check_files, difference};
 
 /// The door through which parts come in: open while a generation lives.
 #[derive(Debug, Default)]
@@ -30,15 +31,8 @@ struct Open {
     assemblies: BTreeMap<u64, Arc<Assembly>>,
     /// Steps whose checkpoint was given up: late parts of them are refused.
     given_up: BTreeSet<u64>,
-}
-
-/// One file of a checkpoint, as the members describe it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileSpec {
-    pub name: Name,
-    pub len: u64,
-    /// Hex.
-    pub sha256: String,
+    /// Steps whose checkpoint was complete and is out of these hands: a part sent again must not touch it.
+    taken: BTreeSet<u64>,
 }
 
 /// A checkpoint that is being put together.
@@ -76,8 +70,10 @@ pub enum UploadError {
     NotCurrent { job: String, offered: u64 },
     #[error("the checkpoint header is refused: {0}")]
     Header(String),
-    #[error("rank {rank} has sent its part of step {step} already, or is sending it")]
+    #[error("rank {rank} has sent its part of step {step} already")]
     Repeated { rank: u32, step: u64 },
+    #[error("rank {rank} is sending its part of step {step}")]
+    Arriving { rank: u32, step: u64 },
     #[error("the checkpoint data is refused: {0}")]
     Data(String),
     #[error("a chunk at {offset} of file {file} does not match its checksum")]
@@ -93,8 +89,8 @@ pub enum UploadError {
 impl Uploads {
     /// Accepts parts of this generation. `folder` is the job's checkpoint folder.
     pub fn open(&self, job: JobId, generation: Generation, members: u32, folder: PathBuf) {
-        let (assemblies, given_up) = (BTreeMap::new(), BTreeSet::new());
-        *self.lock() = Some(Open { job, generation, members, folder, assemblies, given_up });
+        let (assemblies, given_up, taken) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        *self.lock() = Some(Open { job, generation, members, folder, assemblies, given_up, taken });
     }
 
     /// Accepts no more, and removes what is incomplete.
@@ -128,11 +124,14 @@ impl Uploads {
         if open.given_up.contains(&step) {
             return Err(UploadError::GivenUp { step });
         }
+        if open.taken.contains(&step) {
+            return Err(UploadError::Repeated { rank, step });
+        }
         if rank >= open.members {
             let members = open.members;
             return Err(UploadError::Header(format!("rank {rank} of {members} members")));
         }
-        check_files(&files)?;
+        check_files(&files).map_err(UploadError::Header)?;
         let assembly = match open.assemblies.get(&step) {
             Some(assembly) => assembly.clone(),
             None if open.assemblies.len() >= ASSEMBLIES_MAX => return Err(UploadError::TooMany),
@@ -155,15 +154,27 @@ impl Uploads {
         Ok(Part { assembly, rank, expected, stored })
     }
 
+    /// Gives up the checkpoints that lack this member's part although it has come to `step`: a member sends its parts one
+    /// after another, so it has skipped them. Returns their steps.
+    pub fn pass_over(&self, generation: u64, step: u64, rank: u32) -> Vec<u64> {
+        let mut lock = self.lock();
+        let open = lock.as_mut().filter(|open| open.generation == Generation(generation));
+        let Some(open) = open.filter(|open| rank < open.members) else { return Vec::new() };
+        let older = open.assemblies.range(..step);
+        let lacking = older.filter(|(_, assembly)| assembly.lacks(rank)).map(|(&step, _)| step);
+        let skipped: Vec<u64> = lacking.collect();
+        for step in &skipped {
+            open.discard(*step);
+        }
+        skipped
+    }
+
     /// Gives a checkpoint up and removes it; `false` when that has been done before.
     pub fn give_up(&self, generation: u64, step: u64) -> bool {
         let mut lock = self.lock();
         let open = lock.as_mut().filter(|open| open.generation == Generation(generation));
         let Some(open) = open else { return false };
-        if let Some(assembly) = open.assemblies.remove(&step) {
-            assembly.discard();
-        }
-        open.given_up.insert(step)
+        open.discard(step)
     }
 
     /// Takes a complete checkpoint out, for sealing.
@@ -171,12 +182,26 @@ impl Uploads {
         let mut lock = self.lock();
         let open = lock.as_mut().filter(|open| open.generation == generation)?;
         let complete = open.assemblies.get(&step).is_some_and(|assembly| assembly.is_complete());
-        if complete { open.assemblies.remove(&step) } else { None }
+        if !complete {
+            return None;
+        }
+        open.taken.insert(step);
+        open.assemblies.remove(&step)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Open>> {
         // Every change under the lock is a single insertion or removal: nothing is half done after a panic.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// `false` when that has been done before.
+    fn discard(&mut self, step: u64) -> bool {
+        if let Some(assembly) = self.assemblies.remove(&step) {
+            assembly.discard();
+        }
+        self.given_up.insert(step)
     }
 }
 
@@ -211,11 +236,19 @@ impl Assembly {
     fn claim(&self, rank: u32) -> Result<(), UploadError> {
         let mut shares = self.lock();
         let share = &mut shares[rank as usize];
-        if *share != Share::Missing {
-            return Err(UploadError::Repeated { rank, step: self.step });
+        let step = self.step;
+        match *share {
+            Share::Missing => {
+                *share = Share::Arriving;
+                Ok(())
+            }
+            Share::Arriving => Err(UploadError::Arriving { rank, step }),
+            Share::Stored => Err(UploadError::Repeated { rank, step }),
         }
-        *share = Share::Arriving;
-        Ok(())
+    }
+
+    fn lacks(&self, rank: u32) -> bool {
+        self.lock()[rank as usize] == Share::Missing
     }
 
     fn is_complete(&self) -> bool {
@@ -312,28 +345,6 @@ impl Drop for Part {
     }
 }
 
-fn check_files(files: &[FileSpec]) -> Result<(), UploadError> {
-    let refused = |problem: String| Err(UploadError::Header(problem));
-    if files.len() > FILES_MAX {
-        return refused(format!("{} files, at most {FILES_MAX}", files.len()));
-    }
-    let names: BTreeSet<&Name> = files.iter().map(|file| &file.name).collect();
-    if names.len() != files.len() {
-        return refused("two files have the same name".to_owned());
-    }
-    if names.iter().any(|name| name.as_str() == MANIFEST_FILE) {
-        return refused(format!("{MANIFEST_FILE} is written by the coordinator"));
-    }
-    if !names.iter().any(|name| name.as_str() == MODEL_FILE) {
-        return refused(format!("{MODEL_FILE} is missing"));
-    }
-    let total = files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.len));
-    match total {
-        Some(total) if total <= CHECKPOINT_BYTES_MAX => Ok(()),
-        _ => refused(format!("more than {CHECKPOINT_BYTES_MAX} bytes")),
-    }
-}
-
 /// Adds a range to disjoint, ascending, merged ranges; `false` when it overlaps one of them.
 fn insert(ranges: &mut Vec<Range<u64>>, new: Range<u64>) -> bool {
     let at = ranges.partition_point(|range| range.start < new.start);
@@ -352,18 +363,5 @@ fn insert(ranges: &mut Vec<Range<u64>>, new: Range<u64>) -> bool {
     true
 }
 
-fn difference(ours: &[FileSpec], theirs: &[FileSpec]) -> String {
-    let shown = |file: &FileSpec| format!("{} {} bytes {}", file.name, file.len, file.sha256);
-    let differing = ours.iter().zip(theirs).find(|(a, b)| a != b);
-    match differing {
-        Some((a, b)) => format!("{} against {}", shown(b), shown(a)),
-        None => format!("{} files against {}", theirs.len(), ours.len()),
-    }
-}
-
 /// Checkpoints that the members are uploading at the same time; more means that the disk does not keep up.
 const ASSEMBLIES_MAX: usize = 8;
-/// A checkpoint has two files today.
-const FILES_MAX: usize = 16;
-/// Far above any ResNet; keeps sums of lengths from overflowing.
-const CHECKPOINT_BYTES_MAX: u64 = 1 << 40;

@@ -54,11 +54,13 @@ fn write(assembly: &Assembly, order: &SealOrder) -> Result<CheckpointEntry, Seal
     let place = folder.with_file_name(folder_name(order.step));
     if place.exists() {
         // A run that goes on from this very step may send it again: the bits are the same.
-        if let Ok(there) = verify(&place)
-            && there.manifest.files == manifest.files
-        {
-            std::fs::remove_dir_all(folder).map_err(fail("removing", folder))?;
-            return Ok(there.entry());
+        match verify(&place) {
+            Ok(there) if there.manifest.files == manifest.files => {
+                std::fs::remove_dir_all(folder).map_err(fail("removing", folder))?;
+                return Ok(there.entry());
+            }
+            Err(unread) if !unread.is_lasting() => return Err(unread.into()),
+            _ => {}
         }
         put_aside(&place).map_err(fail("setting aside", &place))?;
     }

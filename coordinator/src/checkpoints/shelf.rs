@@ -8,6 +8,7 @@ use proto::identity::JobId;
 use proto::manifest::folder_name;
 use serde::{Deserialize, Serialize};
 
+use super::verify::list;
 use super::{INDEX_FILE, TMP};
 use crate::core::{CheckpointEntry, Shelf};
 
@@ -23,18 +24,17 @@ pub struct Index {
     pub entries: Vec<CheckpointEntry>,
 }
 
-/// Removes the checkpoints of the steps `removed` and writes the index of what is left. Call it only after the newest entry
-/// was verified.
+/// Removes the checkpoints that are older than the newest entry and not on the list, and writes the index of what is left.
+/// Call it only after the newest entry was verified.
 pub fn retain(folder: &Path, job: &JobId, shelf: &Shelf) -> io::Result<()> {
-    for &step in &shelf.removed {
-        let place = folder.join(folder_name(step));
-        if !place.exists() {
-            continue;
-        }
-        // Under a temporary name first, so that a crash in between leaves no half-deleted checkpoint.
-        let dying = folder.join(format!("{TMP}removed-{step:08}"));
-        std::fs::rename(&place, &dying)?;
-        std::fs::remove_dir_all(&dying)?;
+    let newest = shelf.entries.last().map_or(0, |entry| entry.step);
+    let kept = |step: u64| shelf.entries.iter().any(|entry| entry.step == step);
+    let mut removed = Ok(());
+    // Not only those of this time: what could not be removed before is tried again.
+    for step in list(folder)?.into_iter().filter(|&step| step < newest && !kept(step)) {
+        // One failure does not save the others; the first one is reported.
+        let gone = remove(folder, step);
+        removed = removed.and(gone);
     }
     let index = Index {
         job: job.to_string(),
@@ -43,5 +43,15 @@ pub fn retain(folder: &Path, job: &JobId, shelf: &Shelf) -> io::Result<()> {
         entries: shelf.entries.clone(),
     };
     let text = serde_json::to_string_pretty(&index).expect("an index is plain data") + "\n";
-    crate::files::write_atomically(&folder.join(INDEX_FILE), text.as_bytes())
+    crate::files::write_atomically(&folder.join(INDEX_FILE), text.as_bytes()).and(removed)
+}
+
+fn remove(folder: &Path, step: u64) -> io::Result<()> {
+    // Under a temporary name first, so that a crash in between leaves no half-deleted checkpoint.
+    let dying = folder.join(format!("{TMP}removed-{step:08}"));
+    if dying.exists() {
+        std::fs::remove_dir_all(&dying)?;
+    }
+    std::fs::rename(folder.join(folder_name(step)), &dying)?;
+    std::fs::remove_dir_all(&dying)
 }

@@ -159,7 +159,7 @@ fn parts_that_can_not_be_right_are_refused() {
     assert!(matches!(disk.begin(8, 2), Err(UploadError::Header(_))));
 
     let part = disk.begin(8, 0).unwrap();
-    assert!(matches!(disk.begin(8, 0), Err(UploadError::Repeated { .. })));
+    assert!(matches!(disk.begin(8, 0), Err(UploadError::Arriving { .. })));
     drop(part);
     let mut part = disk.begin(8, 0).unwrap();
     let mut differing = files(8);
@@ -239,6 +239,31 @@ fn a_checkpoint_that_was_given_up_takes_no_more_parts() {
 }
 
 #[test]
+fn a_checkpoint_that_one_worker_skips_is_given_up() {
+    let disk = Disk::new(2);
+    disk.send(4, 1, 2);
+    for step in [8, 12] {
+        disk.send(step, 0, 2);
+    }
+    assert_eq!(disk.uploads.pass_over(5, 12, 0), [4], "rank 0 has sent 8 and 12");
+    assert_eq!(disk.uploads.pass_over(5, 12, 1), [8]);
+    assert_eq!(disk.uploads.pass_over(5, 16, 2), [0; 0], "there is no rank 2");
+    assert!(matches!(disk.begin(8, 1), Err(UploadError::GivenUp { step: 8 })));
+    assert!(disk.send(12, 1, 2));
+    assert_eq!(disk.names().len(), 1);
+}
+
+#[test]
+fn a_part_sent_again_leaves_a_checkpoint_that_is_being_sealed_alone() {
+    let disk = Disk::new(1);
+    assert!(disk.send(8, 0, 1));
+    assert!(matches!(disk.begin(8, 0), Err(UploadError::Repeated { .. })));
+    let assembly = disk.take(8);
+    assert!(matches!(disk.begin(8, 0), Err(UploadError::Repeated { .. })));
+    seal(&assembly, &order(8)).unwrap();
+}
+
+#[test]
 fn a_full_disk_names_path_and_need_and_leaves_nothing() {
     let disk = Disk::new(1);
     assert!(disk.send(8, 0, 1));
@@ -254,6 +279,8 @@ fn a_full_disk_names_path_and_need_and_leaves_nothing() {
 fn the_same_checkpoint_sent_again_leaves_the_first_one() {
     let disk = Disk::new(1);
     let first = disk.sealed(8);
+    // A generation that goes on from there begins anew.
+    disk.uploads.open(job(), Generation(5), 1, disk.folder());
     assert_eq!(disk.sealed(8), first);
     assert_eq!(disk.names(), [folder_name(8)]);
 }
@@ -309,6 +336,22 @@ fn every_truncation_and_every_flipped_bit_of_a_manifest_is_noticed_or_harmless()
 }
 
 #[test]
+fn a_checkpoint_that_can_not_be_read_now_is_left_alone() {
+    let disk = Disk::new(1);
+    disk.sealed(4);
+    let model = disk.place(4).join(MODEL_FILE);
+    let elsewhere = disk.place(4).join("elsewhere");
+    std::fs::rename(&model, &elsewhere).unwrap();
+    // A loop of links stands for any error of reading.
+    std::os::unix::fs::symlink(&model, &model).unwrap();
+    let BaseSearch::Refused { problem } = disk.find(&spec()) else { panic!() };
+    assert!(problem.contains(MODEL_FILE), "{problem}");
+    assert_eq!(disk.names(), [folder_name(4)]);
+    std::fs::rename(&elsewhere, &model).unwrap();
+    assert!(matches!(disk.find(&spec()), BaseSearch::Found { .. }));
+}
+
+#[test]
 fn nothing_is_found_where_nothing_is_whole() {
     let disk = Disk::new(1);
     assert!(matches!(disk.find(&spec()), BaseSearch::Nothing { .. }));
@@ -336,8 +379,12 @@ fn a_checkpoint_of_another_model_is_refused_with_the_difference() {
 fn the_shelf_removes_what_is_no_longer_kept_and_writes_its_index() {
     let disk = Disk::new(1);
     let mut entries: Vec<CheckpointEntry> = [4, 8, 12].map(|step| disk.sealed(step)).to_vec();
-    let first = entries.remove(0);
-    let shelf = Shelf { entries, best: Some(8), removed: vec![first.step, 99] };
+    entries.remove(0);
+    let shelf = Shelf { entries, best: Some(8) };
+    // A removal that was interrupted is finished.
+    let dying = disk.folder().join("tmp-removed-00000004");
+    std::fs::create_dir(&dying).unwrap();
+    std::fs::write(dying.join(MODEL_FILE), "half").unwrap();
     retain(&disk.folder(), &job(), &shelf).unwrap();
     assert_eq!(disk.names(), ["index.json", "step-00000008", "step-00000012"]);
     let text = std::fs::read_to_string(disk.folder().join("index.json")).unwrap();

@@ -27,6 +27,19 @@ pub enum Damage {
     Io { path: PathBuf, source: io::Error },
 }
 
+impl Damage {
+    /// The bytes are wrong or gone, and not merely out of reach for now.
+    pub fn is_lasting(&self) -> bool {
+        use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+        match self {
+            Damage::File { .. } => true,
+            Damage::Io { source, .. } => {
+                matches!(source.kind(), NotFound | UnexpectedEof | InvalidData)
+            }
+        }
+    }
+}
+
 impl Whole {
     pub fn entry(&self) -> CheckpointEntry {
         entry(&self.manifest)
@@ -85,6 +98,9 @@ pub fn find_base(folder: &Path, job: &JobId, spec: &JobSpec) -> BaseSearch {
         let path = folder.join(folder_name(step));
         let whole = match verify(&path) {
             Ok(whole) => whole,
+            Err(unread) if !unread.is_lasting() => {
+                return BaseSearch::Refused { problem: unread.to_string() };
+            }
             Err(damage) => match put_aside(&path) {
                 Ok(aside) => {
                     let aside = aside.display();
@@ -103,18 +119,26 @@ pub fn find_base(folder: &Path, job: &JobId, spec: &JobSpec) -> BaseSearch {
             let problem = format!("the checkpoint {} {problem}; move it away", path.display());
             return BaseSearch::Refused { problem };
         }
-        let older = steps.iter().filter_map(|&step| {
-            let manifest = read_manifest(&folder.join(folder_name(step))).ok()?;
-            stranger(&manifest, step, job, spec).is_none().then(|| entry(&manifest))
-        });
-        let entries = older.chain([whole.entry()]).collect();
+        let mut entries = Vec::new();
+        for &step in &steps {
+            match read_manifest(&folder.join(folder_name(step))) {
+                Ok(older) if stranger(&older, step, job, spec).is_none() => {
+                    entries.push(entry(&older));
+                }
+                Err(unread) if !unread.is_lasting() => {
+                    return BaseSearch::Refused { problem: unread.to_string() };
+                }
+                _ => {}
+            }
+        }
+        entries.push(whole.entry());
         return BaseSearch::Found { entries, set_aside };
     }
     BaseSearch::Nothing { set_aside }
 }
 
 /// Steps of the sealed checkpoints, ascending.
-fn list(folder: &Path) -> io::Result<Vec<u64>> {
+pub(super) fn list(folder: &Path) -> io::Result<Vec<u64>> {
     let mut steps = Vec::new();
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,

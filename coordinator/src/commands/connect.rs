@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use proto::exit::ExitCode;
 use proto::identity::JobId;
-use proto::manifest::folder_name;
 use proto::wire::v1::operators_client::OperatorsClient;
 use proto::wire::{Credentials, MESSAGE_BYTES_MAX, Token, is_version_refusal, v1};
 use tonic::service::interceptor::InterceptedService;
@@ -217,15 +216,7 @@ impl AtRest {
         let folder = checkpoints::folder_of(&self.jobs, &id);
         let folder = folder.canonicalize().unwrap_or(folder);
         let view = self.core.view(&id).expect("`known` found it");
-        let status = |entry: &crate::core::CheckpointEntry| v1::CheckpointStatus {
-            step: entry.step,
-            folder: folder.join(folder_name(entry.step)).display().to_string(),
-            bytes: entry.bytes,
-            evaluated_correct: entry.evaluation.map_or(0, |evaluation| evaluation.correct),
-            evaluated_samples: entry.evaluation.map_or(0, |evaluation| evaluation.samples),
-            best: view.best_checkpoint == Some(entry.step),
-        };
-        Ok(view.checkpoints.iter().map(status).collect())
+        Ok(view.checkpoint_statuses(&folder))
     }
 
     /// Calls `each` with the job's log lines.

@@ -23,7 +23,7 @@ pub(super) async fn start(args: &StartArgs) -> Result<Exit, Failure> {
     let Running { handle, mut ended } = driver::start(state.clone())?;
     state.publish_address(address)?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(service::serve(listener, token, handle.clone(), async {
+    let mut serving = tokio::spawn(service::serve(listener, token, handle.clone(), async {
         // Dropped or sent: both mean the end.
         stopped.await.ok();
     }));
@@ -43,6 +43,18 @@ pub(super) async fn start(args: &StartArgs) -> Result<Exit, Failure> {
             (&mut ended).await
         }
         result = &mut ended => result,
+        served = &mut serving => {
+            handle.shut_down().await;
+            // What the driver still had to say is in its own log.
+            ended.await.ok();
+            state.withdraw_address();
+            let cause = match served {
+                Ok(Ok(())) => "it ended unexpectedly".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            return Err(Failure::new(ExitCode::Network, format!("serving: {cause}")));
+        }
     };
     drop(stop);
     state.withdraw_address();

@@ -9,7 +9,7 @@ use super::output::{accuracy, line};
 use super::{Exit, Failure};
 use crate::args::TrainArgs;
 use crate::checkpoints;
-use crate::core::{Cause, JobView, Outcome, SubmitRefusal};
+use crate::core::{Cause, JobView, Outcome};
 use crate::driver::{Ended, SubmitError, Submitted};
 use crate::intake;
 use crate::local::{CrewPlan, Local, LocalEnd, LocalError, worker_program};
@@ -150,13 +150,7 @@ impl From<LocalError> for Failure {
             LocalError::Driver(error) => error.into(),
             LocalError::Listen(error) => error.into(),
             LocalError::Submit(SubmitError::Refused(refusal)) => {
-                let code = match &refusal {
-                    SubmitRefusal::NoBase { .. } => ExitCode::State,
-                    SubmitRefusal::OtherData { .. } => ExitCode::Data,
-                    SubmitRefusal::Busy { .. } | SubmitRefusal::Stopped { .. } => ExitCode::Failure,
-                    _ => ExitCode::Usage,
-                };
-                Failure::new(code, refusal.to_string())
+                Failure::new(refusal.exit_code(), refusal.to_string())
             }
             other => Failure::new(ExitCode::Failure, other.to_string()),
         }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use proto::exit::ExitCode;
 use proto::identity::{Generation, Incarnation, JobId, Name};
 use proto::manifest::Evaluation;
 use proto::wire::v1::PhaseTimes;
@@ -121,11 +122,9 @@ pub struct SealOrder {
 /// The checkpoints of a job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shelf {
-    /// Those that stay, oldest first.
+    /// Those that stay, oldest first. What is older than the newest and not among them is deleted.
     pub entries: Vec<CheckpointEntry>,
     pub best: Option<u64>,
-    /// Steps of those that are to be deleted.
-    pub removed: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -226,6 +225,21 @@ pub enum SubmitRefusal {
     NoBase { problem: String },
     #[error("job {job} was stopped before it started")]
     Stopped { job: JobId },
+}
+
+impl SubmitRefusal {
+    /// How the program of whoever asked ends.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            SubmitRefusal::Name { .. }
+            | SubmitRefusal::TooManyWorkers { .. }
+            | SubmitRefusal::Differs { .. } => ExitCode::Usage,
+            SubmitRefusal::OtherData { .. } => ExitCode::Data,
+            SubmitRefusal::QueueFull { .. } | SubmitRefusal::Busy { .. } => ExitCode::Failure,
+            SubmitRefusal::NoBase { .. } => ExitCode::State,
+            SubmitRefusal::Stopped { .. } => ExitCode::Interrupted,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -78,6 +78,7 @@ pub enum Event {
     /// The checkpoint was given up; nothing of it is left on disk.
     CheckpointFailed {
         job: JobId,
+        generation: Generation,
         step: u64,
         problem: String,
     },

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use proto::identity::{Incarnation, JobId};
+use proto::identity::{Generation, Incarnation, JobId};
 use proto::manifest::{Evaluation, Input};
 use proto::{Job, Timeline};
 use serde::{Deserialize, Serialize};
@@ -101,6 +101,8 @@ pub(crate) struct JobRun {
     pub(crate) workers: u32,
     pub(crate) shortage: Shortage,
     pub(crate) stage: Stage,
+    /// The newest that was formed for it.
+    pub(crate) generation: Generation,
     /// The next generation starts from here.
     pub(crate) base: Mark,
     /// Newest committed step.
@@ -140,6 +142,7 @@ impl JobRun {
             workers: submission.workers,
             shortage: submission.shortage,
             stage,
+            generation: Generation(0),
             base: start,
             watermark: start,
             loss: None,

@@ -9,7 +9,7 @@ use super::event::{SessionId, Trouble};
 use super::job::{Shortage, Stage};
 use super::membership::{Complaint, Membership, Progress};
 use super::roster::Worker;
-use super::{Cause, Cluster, FINISH_WITHIN, GRACE, HEARTBEAT, LOST_AFTER, READY_WITHIN};
+use super::{Cause, Cluster, GRACE, HEARTBEAT, LOST_AFTER, PROGRESS_WITHIN, READY_WITHIN};
 
 impl Cluster {
     /// A stream ended or went silent.
@@ -136,22 +136,26 @@ impl Cluster {
 
     fn overdue(&self) -> Option<String> {
         let membership = self.membership.as_ref()?;
-        let Progress::Forming { since } = membership.progress else { return self.unfinished() };
+        let Progress::Forming { since } = membership.progress else { return self.stalled() };
         let late = self.clock.saturating_sub(since) > READY_WITHIN;
         let (generation, unready) = (membership.generation, membership.unready());
         let limit = READY_WITHIN.as_secs();
         late.then(|| format!("generation {generation} was not ready within {limit} s: {unready}"))
     }
 
-    /// All steps are done, but somebody neither finishes nor says why.
-    fn unfinished(&self) -> Option<String> {
+    /// All members are alive, but nothing gets done.
+    fn stalled(&self) -> Option<String> {
         let membership = self.membership.as_ref()?;
-        let job = self.job(&membership.job)?;
-        let late = self.clock.saturating_sub(membership.last_progress) > FINISH_WITHIN;
-        let (step, names) = (job.watermark.step, membership.unfinished());
-        let minutes = FINISH_WITHIN.as_secs() / 60;
-        (late && step == job.total_steps()).then(|| {
-            format!("all {step} steps are done, but not finished within {minutes} min: {names}")
+        if self.clock.saturating_sub(membership.last_progress) <= PROGRESS_WITHIN {
+            return None;
+        }
+        let minutes = PROGRESS_WITHIN.as_secs() / 60;
+        let (applied, names) = membership.hindmost();
+        let total = self.job(&membership.job)?.total_steps();
+        Some(if applied == total {
+            format!("all {total} steps are done, but not finished within {minutes} min: {names}")
+        } else {
+            format!("no progress after step {applied} within {minutes} min: {names}")
         })
     }
 

@@ -113,10 +113,12 @@ impl Membership {
         joined(waiting.map(|seat| seat.member.name.to_string()))
     }
 
-    /// Names of those who have not finished yet.
-    pub(crate) fn unfinished(&self) -> String {
-        let waiting = self.seats.iter().filter(|seat| seat.finished.is_none());
-        joined(waiting.map(|seat| seat.member.name.to_string()))
+    /// Of those who have not finished: the lowest step that one has applied, and the names of those who stand there.
+    pub(crate) fn hindmost(&self) -> (u64, String) {
+        let waiting = || self.seats.iter().filter(|seat| seat.finished.is_none());
+        let lowest = waiting().map(|seat| seat.applied).min().unwrap_or(self.base_step);
+        let there = waiting().filter(|seat| seat.applied == lowest);
+        (lowest, joined(there.map(|seat| seat.member.name.to_string())))
     }
 
     /// Returns the digest of the base once all members hold it.

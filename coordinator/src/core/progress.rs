@@ -4,7 +4,7 @@ use proto::identity::{Generation, JobId};
 
 use super::action::{Action, Level, Metric, Outcome, Plan, SealOrder, Shelf};
 use super::event::{Report, SessionId, StepDone, Tally};
-use super::job::CheckpointEntry;
+use super::job::{CheckpointEntry, Stage};
 use super::membership::{Contradiction, Progress, joined};
 use super::record::Record;
 use super::{Cause, Cluster};
@@ -231,7 +231,7 @@ impl Cluster {
             let steps = joined(removed.iter().map(u64::to_string));
             text = format!("{text}; no longer kept: step {steps}");
         }
-        let shelf = Shelf { entries, best, removed: removed.clone() };
+        let shelf = Shelf { entries, best };
         self.push(Action::Journal(Record::Sealed { job: id.to_string(), entry, removed }));
         self.push(Action::Retain { job: id.clone(), shelf });
         self.log(Some(id), Level::Info, text);
@@ -239,8 +239,18 @@ impl Cluster {
     }
 
     /// A checkpoint could not be written. Training goes on: the next one may fit.
-    pub(super) fn give_up(&mut self, id: &JobId, step: u64, problem: String) {
+    pub(super) fn give_up(
+        &mut self,
+        id: &JobId,
+        generation: Generation,
+        step: u64,
+        problem: String,
+    ) {
         let Some(job) = self.job_mut(id) else { return };
+        // Late news of what nobody waits for any more.
+        if !matches!(job.stage, Stage::Active | Stage::Ending(_)) || job.generation != generation {
+            return;
+        }
         job.sealing.remove(&step);
         job.assembled.remove(&step);
         job.unsealed.remove(&step);

@@ -1,10 +1,11 @@
 //! What people see: every job and worker, and why each stands where it stands. Reads, never decides.
 
+use std::path::Path;
 use std::time::Duration;
 
 use proto::identity::{JobId, Name};
-use proto::manifest::Evaluation;
-use proto::wire::v1::{JobState, JobStatus, Phase, WorkerStatus};
+use proto::manifest::{Evaluation, folder_name};
+use proto::wire::v1::{CheckpointStatus, JobState, JobStatus, Phase, WorkerStatus};
 
 use super::Cluster;
 use super::action::{Cause, Outcome};
@@ -33,6 +34,21 @@ pub struct JobView {
     pub trained_steps: u64,
 }
 
+impl JobView {
+    /// `folder` is that of the job's checkpoints.
+    pub fn checkpoint_statuses(&self, folder: &Path) -> Vec<CheckpointStatus> {
+        let status = |entry: &CheckpointEntry| CheckpointStatus {
+            step: entry.step,
+            folder: folder.join(folder_name(entry.step)).display().to_string(),
+            bytes: entry.bytes,
+            evaluated_correct: entry.evaluation.map_or(0, |evaluation| evaluation.correct),
+            evaluated_samples: entry.evaluation.map_or(0, |evaluation| evaluation.samples),
+            best: self.best_checkpoint == Some(entry.step),
+        };
+        self.checkpoints.iter().map(status).collect()
+    }
+}
+
 impl Cluster {
     /// `None` for an unknown job.
     pub fn view(&self, id: &JobId) -> Option<JobView> {
@@ -58,6 +74,11 @@ impl Cluster {
             trained: job.trained,
             trained_steps: job.trained_steps,
         })
+    }
+
+    /// The job has ended, or there is none.
+    pub fn is_over(&self, id: &JobId) -> bool {
+        self.job(id).is_none_or(|job| matches!(job.stage, Stage::Ended(_)))
     }
 
     /// All jobs, oldest first. Speeds are the driver's knowledge and left at 0.

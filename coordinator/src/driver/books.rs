@@ -1,6 +1,7 @@
 //! What a job leaves behind for people: its job file, metrics, log, and the progress they watch. Nothing here is needed to go
 //! on, so a disk that fails costs a warning, not the run.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,19 +60,21 @@ impl Books {
         meter.take(now, metric);
         if let Metric::Evaluation { step, evaluation } = metric {
             let text = evaluation_line(*step, evaluation, meter.progress());
-            self.log(Some(job), Level::Info, &text);
+            self.log(Some(job), Level::Info, &text, false);
         }
         self.show();
     }
 
-    pub(super) fn log(&self, job: Option<&JobId>, level: Level, text: &str) {
+    /// `over` says that the job has ended.
+    pub(super) fn log(&self, job: Option<&JobId>, level: Level, text: &str, over: bool) {
+        let job_field = job.map(JobId::as_str);
         match level {
-            Level::Info => tracing::info!("{text}"),
-            Level::Warn => tracing::warn!("{text}"),
-            Level::Error => tracing::error!("{text}"),
+            Level::Info => tracing::info!(job = job_field, "{text}"),
+            Level::Warn => tracing::warn!(job = job_field, "{text}"),
+            Level::Error => tracing::error!(job = job_field, "{text}"),
         }
         let Some(job) = job else { return };
-        if let Err(error) = self.logs.append(job, level, text) {
+        if let Err(error) = self.logs.append(job, level, text, over) {
             tracing::warn!("writing the log of job {job}: {error}; its lines wait in memory");
         }
     }
@@ -97,11 +100,13 @@ impl Books {
     /// The job is over.
     pub(super) fn close(&mut self, job: &JobId) {
         self.flush();
-        if self.progress().is_some_and(|progress| progress.job == *job) {
-            self.meter = None;
+        let of_job = |meter: &mut Meter| meter.progress().job == *job;
+        if let Some(meter) = self.meter.take_if(of_job) {
+            warn_of_missing(meter.missing(), meter.path());
             self.show();
         }
-        self.logs.close(job);
+        let missing = self.logs.close(job);
+        warn_of_missing(missing, &self.state.job_folder(job).join("log.jsonl"));
     }
 
     pub(super) fn progress(&self) -> Option<&Progress> {
@@ -110,5 +115,11 @@ impl Books {
 
     fn show(&self) {
         self.watched.send_replace(self.progress().cloned());
+    }
+}
+
+fn warn_of_missing(lines: u64, path: &Path) {
+    if lines > 0 {
+        tracing::warn!("{} lacks {lines} lines that could not be written", path.display());
     }
 }

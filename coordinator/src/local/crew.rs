@@ -2,7 +2,7 @@
 //! into `worker-<n>.log`, so that a full disk costs log lines and not workers.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -141,7 +141,7 @@ struct Tail(VecDeque<u8>);
 impl Tail {
     /// Copies all that comes into the file. Lines that find no room on disk are left out.
     async fn listen(&mut self, mut stderr: ChildStderr, log: &PathBuf) {
-        let mut file = File::create(log);
+        let mut file = OpenOptions::new().append(true).create(true).open(log);
         if let Err(error) = &file {
             tracing::warn!("writing {}: {error}; this worker's log is not kept", log.display());
         }

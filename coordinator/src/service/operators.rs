@@ -6,7 +6,6 @@ use std::pin::Pin;
 
 use proto::exit::ExitCode;
 use proto::identity::JobId;
-use proto::manifest::folder_name;
 use proto::wire::v1;
 use proto::wire::v1::operators_server::Operators;
 use tokio::sync::broadcast::error::RecvError;
@@ -19,7 +18,7 @@ use super::{ending, refusal};
 use crate::checkpoints;
 use crate::core::{Shortage, StopRefusal, Submission, SubmitRefusal};
 use crate::driver::{Handle, SubmitError};
-use crate::intake::{self, IntakeError};
+use crate::intake;
 use crate::logs::{Line, Reading};
 
 #[derive(Debug)]
@@ -55,13 +54,8 @@ impl Operators for OperatorsService {
             intake::read_job(&job_toml, &PathBuf::from(base_folder))
         });
         let spec = read.await.map_err(|_| Status::internal("reading the job panicked"))?;
-        let spec = spec.map_err(|error| {
-            let exit = match &error {
-                IntakeError::Dataset(_) => ExitCode::Data,
-                _ => ExitCode::Usage,
-            };
-            refusal(Code::InvalidArgument, exit, error)
-        })?;
+        let spec =
+            spec.map_err(|error| refusal(Code::InvalidArgument, error.exit_code(), error))?;
         let submission = Submission { spec, workers, fresh, shortage: Shortage::Wait };
         match self.handle.submit(submission).await {
             Ok(submitted) => Ok(Response::new(v1::SubmitReply {
@@ -118,32 +112,21 @@ impl Operators for OperatorsService {
         let job = self.known(&request.into_inner().job_id)?;
         let view = self.handle.view(job.clone()).await.ok_or_else(|| self.unknown(&job))?;
         let folder = checkpoints::folder_of(self.handle.jobs_folder(), &job);
-        let status = |entry: &crate::core::CheckpointEntry| v1::CheckpointStatus {
-            step: entry.step,
-            folder: folder.join(folder_name(entry.step)).display().to_string(),
-            bytes: entry.bytes,
-            evaluated_correct: entry.evaluation.map_or(0, |evaluation| evaluation.correct),
-            evaluated_samples: entry.evaluation.map_or(0, |evaluation| evaluation.samples),
-            best: view.best_checkpoint == Some(entry.step),
-        };
-        let checkpoints = view.checkpoints.iter().map(status).collect();
+        let checkpoints = view.checkpoint_statuses(&folder);
         Ok(Response::new(v1::CheckpointsReply { checkpoints }))
     }
 }
 
 fn submit_refusal(problem: &SubmitRefusal) -> Status {
-    let (code, exit) = match problem {
-        SubmitRefusal::Name { .. } | SubmitRefusal::TooManyWorkers { .. } => {
-            (Code::InvalidArgument, ExitCode::Usage)
-        }
-        SubmitRefusal::Differs { .. } => (Code::AlreadyExists, ExitCode::Usage),
-        SubmitRefusal::OtherData { .. } => (Code::FailedPrecondition, ExitCode::Data),
-        SubmitRefusal::QueueFull { .. } => (Code::ResourceExhausted, ExitCode::Failure),
-        SubmitRefusal::Busy { .. } => (Code::AlreadyExists, ExitCode::Failure),
-        SubmitRefusal::NoBase { .. } => (Code::DataLoss, ExitCode::State),
-        SubmitRefusal::Stopped { .. } => (Code::Aborted, ExitCode::Interrupted),
+    let code = match problem {
+        SubmitRefusal::Name { .. } | SubmitRefusal::TooManyWorkers { .. } => Code::InvalidArgument,
+        SubmitRefusal::Differs { .. } | SubmitRefusal::Busy { .. } => Code::AlreadyExists,
+        SubmitRefusal::OtherData { .. } => Code::FailedPrecondition,
+        SubmitRefusal::QueueFull { .. } => Code::ResourceExhausted,
+        SubmitRefusal::NoBase { .. } => Code::DataLoss,
+        SubmitRefusal::Stopped { .. } => Code::Aborted,
     };
-    refusal(code, exit, problem)
+    refusal(code, problem.exit_code(), problem)
 }
 
 /// Sends the lines on disk, then those that come. Waits for the reader only while reading the file.

@@ -38,7 +38,16 @@ pub(super) async fn receive(
     let files = convert::files(header.files)?;
     let uploads = handle.uploads().clone();
     let name = job.to_string();
-    let part = blocking(move || uploads.begin(&name, generation, step, rank, files)).await?;
+    let (skipped, part) = blocking(move || {
+        let skipped = uploads.pass_over(generation, step, rank);
+        (skipped, uploads.begin(&name, generation, step, rank, files))
+    })
+    .await?;
+    for step in skipped {
+        let (job, generation) = (job.clone(), proto::Generation(generation));
+        let problem = format!("the worker of rank {rank} skipped it");
+        handle.tell(Event::CheckpointFailed { job, generation, step, problem }).await;
+    }
     let stored = match part {
         Ok(part) => store(part, chunks).await?,
         Err(error) => Err(error),
@@ -58,13 +67,15 @@ pub(super) async fn receive(
                 error,
                 UploadError::NotCurrent { .. }
                     | UploadError::Repeated { .. }
+                    | UploadError::Arriving { .. }
                     | UploadError::GivenUp { .. }
             );
             if !harmless {
                 let problem = error.to_string();
                 let uploads: Arc<Uploads> = handle.uploads().clone();
                 if blocking(move || uploads.give_up(generation, step)).await? {
-                    handle.tell(Event::CheckpointFailed { job, step, problem }).await;
+                    let generation = proto::Generation(generation);
+                    handle.tell(Event::CheckpointFailed { job, generation, step, problem }).await;
                 }
             }
             Err(refusal(&error))
@@ -108,6 +119,8 @@ fn refusal(error: &UploadError) -> Status {
         UploadError::NotCurrent { .. } => Status::failed_precondition(text),
         UploadError::Header(_) | UploadError::Data(_) => Status::invalid_argument(text),
         UploadError::Repeated { .. } => Status::already_exists(text),
+        // The end of an attempt that broke has not been noticed yet: worth another one.
+        UploadError::Arriving { .. } => Status::unavailable(text),
         UploadError::Checksum { .. } => Status::data_loss(text),
         UploadError::Disk { .. } | UploadError::GivenUp { .. } | UploadError::TooMany => {
             Status::resource_exhausted(text)

@@ -89,6 +89,11 @@ impl Uploader {
     async fn send(&mut self, step: u64, files: Arc<[Encoded]>) {
         for tries_left in (0..UPLOAD_TRIES).rev() {
             let Err(status) = self.try_send(step, Arc::clone(&files)).await else { return };
+            // Only the receipt of an earlier try was lost.
+            let repeated = tries_left + 1 < UPLOAD_TRIES;
+            if repeated && status.code() == Code::AlreadyExists {
+                return;
+            }
             let passing = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
             if !passing || tries_left == 0 || self.abort.is_aborted() {
                 return tracing::warn!(step, "checkpoint not stored: {}", status.message());

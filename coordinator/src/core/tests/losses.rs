@@ -275,3 +275,19 @@ fn a_worker_that_never_finishes_is_named() {
     let errors = lines(&script.done, Level::Error);
     assert!(errors[0].contains("not finished within 20 min: w2"), "{errors:?}");
 }
+
+#[test]
+fn a_worker_that_beats_but_never_steps_is_named() {
+    for stopping in [false, true] {
+        let (mut script, members) = Script::running(2);
+        if stopping {
+            script.stop("digits-1");
+        }
+        script.step(&members[..1], 3);
+        script.pass(19 * 60_000);
+        assert_eq!(lines(&script.done, Level::Error), [""; 0]);
+        script.pass(2 * 60_000);
+        let errors = lines(&script.done, Level::Error);
+        assert!(errors[0].starts_with("no progress after step 2 within 20 min: w2"), "{errors:?}");
+    }
+}

@@ -141,8 +141,8 @@ fn the_newest_and_the_best_checkpoints_are_kept() {
     let mut removed = Vec::new();
     for (step, correct) in [(4, 39), (8, 30), (12, 39), (16, 35), (20, 36)] {
         for action in script.tell(sealed(step, Some(correct))) {
-            if let Action::Retain { shelf, .. } = action {
-                removed.extend(shelf.removed);
+            if let Action::Journal(Record::Sealed { removed: gone, .. }) = action {
+                removed.extend(gone);
             }
         }
     }
@@ -173,7 +173,9 @@ fn a_finished_job_without_its_last_checkpoint_has_failed() {
     script.evaluate(&members, 20, 0);
     let problem = "writing /x (the checkpoint needs 9 bytes): no space left".to_owned();
     let job = name("digits-1");
-    let actions = script.tell(Event::CheckpointFailed { job, step: 20, problem });
+    let generation = script.core.generation();
+    let failed = Event::CheckpointFailed { job, generation, step: 20, problem };
+    let actions = script.tell(failed);
     assert!(lines(&actions, Level::Warn)[0].contains("training goes on"));
     let actions = script.finish(&members, 20);
     let Some(Outcome::Failed { cause: Cause::Checkpoint, reason }) = outcome(&actions) else {
@@ -187,7 +189,9 @@ fn a_failed_checkpoint_in_between_only_warns() {
     let (mut script, members) = Script::running(4);
     let job = name("digits-1");
     let problem = "full".to_owned();
-    let actions = script.tell(Event::CheckpointFailed { job, step: 4, problem });
+    let generation = script.core.generation();
+    let failed = Event::CheckpointFailed { job, generation, step: 4, problem };
+    let actions = script.tell(failed);
     assert_eq!((lines(&actions, Level::Warn).len(), lines(&actions, Level::Error).len()), (1, 0));
     let actions = script.step(&members, 5);
     assert!(matches!(records(&actions)[..], [Record::Committed { step: 5, .. }]));
@@ -234,4 +238,18 @@ fn finishing_early_unasked_fails_the_job() {
     let (mut script, members) = Script::running(2);
     let actions = script.finish(&members, 2);
     assert!(lines(&actions, Level::Error)[0].contains("finished with step 2 of 20, unasked"));
+}
+
+#[test]
+fn a_checkpoint_that_failed_too_late_to_matter_is_not_mentioned() {
+    let (mut script, members) = Script::running(4);
+    let (job, current) = (name("digits-1"), script.core.generation());
+    let failed = |generation: Generation| {
+        let (job, problem) = (job.clone(), "full".to_owned());
+        Event::CheckpointFailed { job, generation, step: 4, problem }
+    };
+    assert_eq!(script.tell(failed(Generation(current.0 - 1))), [], "of another generation");
+    script.end_stream(members[0]);
+    assert!(script.core.is_over(&job));
+    assert_eq!(script.tell(failed(current)), [], "of a job that has ended");
 }
