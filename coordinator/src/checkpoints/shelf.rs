@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use proto::identity::JobId;
-use proto::manifest::folder_name;
+use proto::manifest::{MANIFEST_FILE, Manifest, folder_name};
 use serde::{Deserialize, Serialize};
 
 use super::verify::list;
@@ -31,7 +31,8 @@ pub fn retain(folder: &Path, job: &JobId, shelf: &Shelf) -> io::Result<()> {
     let kept = |step: u64| shelf.entries.iter().any(|entry| entry.step == step);
     let mut removed = Ok(());
     // Not only those of this time: what could not be removed before is tried again.
-    for step in list(folder)?.into_iter().filter(|&step| step < newest && !kept(step)) {
+    let old = list(folder)?.into_iter().filter(|&step| step < newest && !kept(step));
+    for step in old.filter(|&step| is_of(folder, job, step)) {
         // One failure does not save the others; the first one is reported.
         let gone = remove(folder, step);
         removed = removed.and(gone);
@@ -44,6 +45,14 @@ pub fn retain(folder: &Path, job: &JobId, shelf: &Shelf) -> io::Result<()> {
     };
     let text = serde_json::to_string_pretty(&index).expect("an index is plain data") + "\n";
     crate::files::write_atomically(&folder.join(INDEX_FILE), text.as_bytes()).and(removed)
+}
+
+/// A folder that somebody else put here is not ours to remove.
+fn is_of(folder: &Path, job: &JobId, step: u64) -> bool {
+    let path = folder.join(folder_name(step)).join(MANIFEST_FILE);
+    let manifest = std::fs::read(path).ok();
+    let manifest = manifest.and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok());
+    manifest.is_some_and(|manifest| manifest.job_id == job.as_str())
 }
 
 fn remove(folder: &Path, step: u64) -> io::Result<()> {
