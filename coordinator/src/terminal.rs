@@ -1,13 +1,16 @@
 //! The person's side of a running program: log lines and a progress bar that share stderr, and interrupts.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 use crate::args::LogFormat;
 use crate::metrics::Progress;
@@ -34,7 +37,8 @@ impl Terminal {
             .with_ansi(is_terminal)
             .with_writer(terminal.clone());
         match format {
-            LogFormat::Human => builder.init(),
+            // The sentence says it all; the fields are for programs.
+            LogFormat::Human => builder.fmt_fields(debug_fn(sentence)).init(),
             LogFormat::Json => builder.json().init(),
         }
         terminal
@@ -151,4 +155,8 @@ impl Interrupts {
             _ = self.terminate.recv() => {}
         }
     }
+}
+
+fn sentence(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }
 }
