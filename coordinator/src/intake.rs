@@ -25,6 +25,10 @@ pub enum IntakeError {
     #[error("dataset: {0}")]
     Dataset(#[from] DatasetError),
     #[error(
+        "the images of this format are not measured; give data.mean and data.std in the job file"
+    )]
+    NotMeasured,
+    #[error(
         "the job gives data.mean and data.std {given} values, but the images have {channels} channels"
     )]
     Channels { given: usize, channels: usize },
@@ -69,13 +73,14 @@ fn index(job: &Job) -> Result<DatasetFacts, IntakeError> {
         DataFormat::Idx => dataset::Format::Idx,
         DataFormat::Cifar10 => dataset::Format::Cifar10,
         DataFormat::Cifar100 => dataset::Format::Cifar100,
+        DataFormat::ImageFolder(folder) => dataset::Format::ImageFolder { size: folder.size },
     };
     let dataset = Dataset::open(format, &job.data.path)?;
     let channels = dataset.shape.channels;
     let (mean, std) = match &job.data.normalisation {
         Normalisation::Given { mean, std } => (mean.clone(), std.clone()),
         Normalisation::Measured => {
-            let measured = dataset.train.channel_statistics();
+            let measured = dataset.train.channel_statistics().ok_or(IntakeError::NotMeasured)?;
             (measured.mean, measured.std)
         }
     };

@@ -7,8 +7,8 @@ use crate::folder::Loaded;
 use crate::folder::Spellings;
 use crate::index::Contents;
 use crate::index::ImageShape;
-use crate::index::Split;
 use crate::index::numbered_classes;
+use crate::split::Split;
 
 /// What differs between the two datasets.
 #[derive(Debug)]

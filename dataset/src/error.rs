@@ -9,11 +9,6 @@ use std::path::PathBuf;
 /// Why a dataset could not be opened. The text is meant for the person who typed the path.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
-    #[error(
-        "unknown dataset format \"{found}\"; expected \"idx\" (MNIST and its relatives), \"cifar10\" or \"cifar100\""
-    )]
-    UnknownFormat { found: String },
-
     #[error("dataset folder {} {problem}; check the path{}", folder.display(), resolved_from(folder))]
     Folder { folder: PathBuf, problem: String },
 
@@ -91,6 +86,47 @@ pub enum DatasetError {
 
     #[error("{} {problem}; expected {expected} class names, one per line, or no such file", path.display())]
     ClassNames { path: PathBuf, expected: usize, problem: String },
+
+    #[error(
+        "dataset folder {} has no folder {missing}; images lie in train/CLASS/ and val/CLASS/ below it",
+        folder.display()
+    )]
+    MissingSplit { folder: PathBuf, missing: &'static str },
+
+    #[error("{} holds no class folder; put the images of each class in a folder of its name", folder.display())]
+    NoClasses { folder: PathBuf },
+
+    #[error(
+        "class folders without a .jpg, .jpeg or .png file in {}: {}; remove them or add images",
+        folder.display(),
+        listed(classes)
+    )]
+    EmptyClasses { folder: PathBuf, classes: Vec<String> },
+
+    #[error(
+        "classes of {} that {} does not have: {}; both need the same class names",
+        folder.display(),
+        train.display(),
+        listed(classes)
+    )]
+    UnknownClasses { folder: PathBuf, train: PathBuf, classes: Vec<String> },
+
+    #[error("{} is a folder inside a class folder; move its images up, into the class folder", path.display())]
+    Nested { path: PathBuf },
+
+    #[error("the name of class folder {} has a control character or is not UTF-8; rename it", path.display())]
+    ClassFolderName { path: PathBuf },
+
+    #[error("{} has more than {limit} {what}; use a smaller dataset", folder.display())]
+    TooMany { folder: PathBuf, what: &'static str, limit: usize },
+}
+
+/// The first few names, and how many more there are.
+fn listed(names: &[String]) -> String {
+    let shown = names.len().min(NAMES_SHOWN);
+    let more = names.len() - shown;
+    let shown = names[..shown].join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
 }
 
 /// The working directory, which decides what a relative dataset path means.
@@ -111,5 +147,6 @@ fn magic_advice(found: u32) -> &'static str {
     }
 }
 
+const NAMES_SHOWN: usize = 8;
 /// First two bytes of a gzip file; MNIST is distributed as `.gz`.
 const GZIP_MAGIC: u32 = 0x1f8b;

@@ -71,7 +71,7 @@ impl Folder {
                 Ok(metadata) if !metadata.is_file() => return Err(DatasetError::NotAFile { path }),
                 Ok(metadata) => {
                     let bytes = read_whole(&path, metadata.len())?;
-                    self.absorb(spellings[0], &bytes);
+                    self.absorb(spellings[0].as_bytes(), &bytes);
                     return Ok(Some(Loaded { path, bytes }));
                 }
                 Err(cause) if cause.kind() == ErrorKind::NotFound => {}
@@ -85,12 +85,22 @@ impl Folder {
         Fingerprint::from_digest(self.hasher.finalize().into())
     }
 
-    /// Lengths go first, so no two different lists of files feed the same bytes to the hash.
-    fn absorb(&mut self, name: &str, bytes: &[u8]) {
-        self.hasher.update((name.len() as u64).to_le_bytes());
-        self.hasher.update(name.as_bytes());
-        self.hasher.update((bytes.len() as u64).to_le_bytes());
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a file that was read part of the fingerprint.
+    pub(crate) fn absorb(&mut self, name: &[u8], bytes: &[u8]) {
+        self.absorb_length(name, bytes.len() as u64);
         self.hasher.update(bytes);
+    }
+
+    /// Makes a file part of the fingerprint that was not read. Lengths go first, so no two different
+    /// lists of files feed the same bytes to the hash.
+    pub(crate) fn absorb_length(&mut self, name: &[u8], length: u64) {
+        self.hasher.update((name.len() as u64).to_le_bytes());
+        self.hasher.update(name);
+        self.hasher.update(length.to_le_bytes());
     }
 
     /// Prefers what lies in the folder (a packed file, the Python version) to where to download.

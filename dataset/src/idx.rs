@@ -7,8 +7,8 @@ use crate::folder::Loaded;
 use crate::folder::Spellings;
 use crate::index::Contents;
 use crate::index::ImageShape;
-use crate::index::Split;
 use crate::index::numbered_classes;
+use crate::split::Split;
 use std::path::PathBuf;
 
 /// Reads both splits. The class count is the largest training label + 1: IDX carries no names.

@@ -1,13 +1,15 @@
-//! The dataset in memory: two splits of labelled images, their shape, class names and fingerprint.
-//! Knows no file layout (that is `idx` and `cifar`) and no order of visits (that is `order`).
+//! A dataset: two splits of labelled images, the shape of a sample, class names and a fingerprint.
+//! Knows no file layout (that is `idx`, `cifar` and `image_folder`), no pixel (`split`) and no order
+//! of visits (`order`).
 
 use crate::cifar;
 use crate::error::DatasetError;
 use crate::folder::Folder;
 use crate::idx;
+use crate::image_folder;
+use crate::split::Split;
 use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
 /// File layouts that [`Dataset::open`] reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,9 +20,12 @@ pub enum Format {
     Cifar10,
     /// CIFAR-100, binary version, fine labels.
     Cifar100,
+    /// A folder per class with JPEG and PNG files of any size, of which samples of `size` x `size`
+    /// pixels are made.
+    ImageFolder { size: usize },
 }
 
-/// Size of every image of a dataset.
+/// Size of every sample of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ImageShape {
     pub height: usize,
@@ -28,94 +33,37 @@ pub struct ImageShape {
     pub channels: usize,
 }
 
-/// A labelled image dataset in memory: `u8`, `[N, H, W, C]`.
+/// A labelled image dataset: `u8` samples, `[N, H, W, C]`.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     pub train: Split,
     pub test: Split,
+    /// Of a sample, as [`Split::image`] makes it.
     pub shape: ImageShape,
     /// Class names; the label is the index.
     pub classes: Vec<String>,
     pub fingerprint: Fingerprint,
 }
 
-/// Images and labels of one split. Never empty, and every label is below the class count.
-#[derive(Clone)]
-pub struct Split {
-    pixels: Vec<u8>,  // [N, H, W, C]
-    labels: Vec<u32>, // [N]
-    shape: ImageShape,
-}
-
-/// Mean and standard deviation of `pixel / 255` per channel, over all images of a split.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ChannelStatistics {
-    pub mean: Vec<f32>,
-    /// Population standard deviation; 1 for a constant channel, so that dividing by it is safe.
-    pub std: Vec<f32>,
-}
-
 /// SHA-256 over (name, length, content) of every file that was read, in a fixed order. Workers with
-/// equal fingerprints see equal samples.
+/// equal fingerprints see equal samples. Of a folder of images, which may hold a million, it takes
+/// every name and length, but the content of a fixed choice of files only.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
 impl Dataset {
-    /// Reads and checks all files of the dataset; nothing is read lazily later.
+    /// Reads and checks all files of the dataset; nothing is read lazily later. Image files are the
+    /// exception: they are listed now, and each is decoded when its sample is wanted.
     pub fn open(format: Format, folder: &Path) -> Result<Dataset, DatasetError> {
         let mut folder = Folder::open(folder)?;
         let contents = match format {
             Format::Idx => idx::read(&mut folder)?,
             Format::Cifar10 => cifar::read(&mut folder, &cifar::CIFAR10)?,
             Format::Cifar100 => cifar::read(&mut folder, &cifar::CIFAR100)?,
+            Format::ImageFolder { size } => image_folder::read(&mut folder, size)?,
         };
         let Contents { train, test, shape, classes } = contents;
         Ok(Dataset { train, test, shape, classes, fingerprint: folder.fingerprint() })
-    }
-}
-
-impl Split {
-    /// # Panics
-    /// If the buffers do not fit together: parsers check sizes before they come here.
-    pub(crate) fn new(shape: ImageShape, pixels: Vec<u8>, labels: Vec<u32>) -> Split {
-        assert!(!labels.is_empty(), "a split holds at least one image");
-        assert_eq!(pixels.len(), labels.len() * shape.len(), "one image per label");
-        Split { pixels, labels, shape }
-    }
-
-    /// Number of images.
-    pub fn len(&self) -> usize {
-        self.labels.len()
-    }
-
-    /// Always false for an opened dataset: a split without images is an error there.
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
-    }
-
-    /// Class of image `i`.
-    pub fn label(&self, i: usize) -> u32 {
-        self.labels[i]
-    }
-
-    /// Pixels of image `i`: `[H, W, C]`.
-    pub fn pixels(&self, i: usize) -> &[u8] {
-        &self.pixels[i * self.shape.len()..][..self.shape.len()]
-    }
-
-    /// From exact integer sums, so every machine gets the same bits.
-    pub fn channel_statistics(&self) -> ChannelStatistics {
-        let mut sums = vec![(0u64, 0u64); self.shape.channels];
-        for pixel in self.pixels.chunks_exact(self.shape.channels) {
-            for ((sum, squares), &value) in sums.iter_mut().zip(pixel) {
-                *sum += u64::from(value);
-                *squares += u64::from(value) * u64::from(value);
-            }
-        }
-        let count = (self.pixels.len() / self.shape.channels) as u64;
-        let moments = sums.iter().map(|&(sum, squares)| moments(count, sum, squares));
-        let (mean, std) = moments.unzip();
-        ChannelStatistics { mean, std }
     }
 }
 
@@ -143,24 +91,14 @@ impl ImageShape {
 }
 
 impl Format {
-    /// The name in job files and messages; [`Format::from_str`] reads it back.
+    /// The name in job files and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Format::Idx => "idx",
             Format::Cifar10 => "cifar10",
             Format::Cifar100 => "cifar100",
+            Format::ImageFolder { .. } => "imagefolder",
         }
-    }
-}
-
-impl FromStr for Format {
-    type Err = DatasetError;
-
-    fn from_str(name: &str) -> Result<Format, DatasetError> {
-        [Format::Idx, Format::Cifar10, Format::Cifar100]
-            .into_iter()
-            .find(|format| format.as_str() == name)
-            .ok_or_else(|| DatasetError::UnknownFormat { found: name.to_owned() })
     }
 }
 
@@ -188,13 +126,6 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// Sizes only: a split may hold gigabytes.
-impl fmt::Debug for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Split").field("len", &self.len()).field("shape", &self.shape).finish()
-    }
-}
-
 /// What a format's reader returns; the fingerprint is added by [`Dataset::open`].
 #[derive(Debug)]
 pub(crate) struct Contents {
@@ -207,16 +138,6 @@ pub(crate) struct Contents {
 /// Class names where a format has none: the labels themselves.
 pub(crate) fn numbered_classes(count: usize) -> Vec<String> {
     (0..count).map(|label| label.to_string()).collect()
-}
-
-/// Mean and deviation of `value / 255`. `n * squares - sum^2` is exact in integers (and >= 0, by
-/// Cauchy-Schwarz), where the difference of two rounded means would cancel.
-fn moments(count: u64, sum: u64, squares: u64) -> (f32, f32) {
-    let scale = count as f64 * 255.0;
-    let (sum_wide, count_wide) = (u128::from(sum), u128::from(count));
-    let spread = count_wide * u128::from(squares) - sum_wide * sum_wide;
-    let std = if spread == 0 { 1.0 } else { (spread as f64).sqrt() / scale };
-    ((sum as f64 / scale) as f32, std as f32)
 }
 
 #[cfg(test)]

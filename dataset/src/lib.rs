@@ -1,13 +1,16 @@
 //! Labelled image datasets, and the order in which training visits them.
 //!
-//! * [`Dataset::open`] reads one of the known [`Format`]s into memory: `u8` pixels, channel last.
+//! * [`Dataset::open`] reads one of the known [`Format`]s: `u8` pixels, channel last. Small images are
+//!   held in memory; of a folder of JPEG and PNG files only the names are.
+//! * [`Split::image`] makes a sample of an image, by a [`Preparation`]; an image that can't be decoded
+//!   is an [`ImageError`], and no reason to stop.
 //! * [`SampleOrder`] maps a position of the endless sample stream to a sample of the training split.
 //! * [`Draws`] is the augmentation randomness of one position.
 //!
 //! Order and draws are pure functions of `(seed, position)`. That is why the whole data state of a
 //! job is one integer, and why any worker can compute any part of any step.
 //!
-//! This crate knows no tensor, no device, no network and no job file. Batching, augmentation and
+//! This crate knows no tensor, no device, no network and no job file. Batching, threads, mirroring and
 //! normalisation belong to the worker.
 
 #![forbid(unsafe_code)]
@@ -16,15 +19,25 @@ mod error;
 mod folder;
 mod idx;
 mod cifar;
+mod image_folder;
 mod index;
 mod order;
+mod split;
+mod decode;
+mod prepare;
 
+pub use decode::FileKind;
+pub use decode::ImageError;
+pub use decode::ImageFault;
 pub use error::DatasetError;
-pub use index::ChannelStatistics;
 pub use index::Dataset;
 pub use index::Fingerprint;
 pub use index::Format;
 pub use index::ImageShape;
-pub use index::Split;
 pub use order::Draws;
 pub use order::SampleOrder;
+pub use prepare::Preparation;
+pub use prepare::Preparer;
+pub use split::ChannelStatistics;
+pub use split::IGNORED;
+pub use split::Split;

@@ -376,7 +376,8 @@ pub fn linear_backward(
 /// Softmax cross-entropy with label smoothing over logits `[N, classes]`, `N = labels.len()`.
 /// The target is `(1 - label_smoothing)` at the label plus `label_smoothing / classes` everywhere.
 /// `d_logits = grad_scale * (softmax - target)`; `sums` (2 elements) = (sum of the samples' losses,
-/// number of samples whose largest logit is the label).
+/// number of samples whose largest logit is the label). A sample with the label [`IGNORED_LABEL`] has
+/// weight 0: no gradient, no loss, not counted.
 #[expect(clippy::too_many_arguments, reason = "an op names each of its operands")]
 pub fn softmax_cross_entropy(
     device: &Device,
@@ -392,7 +393,8 @@ pub fn softmax_cross_entropy(
     assert_len("d_logits", d_logits.len(), logits.len());
     assert_len("sums", sums.len(), 2);
     for &label in labels {
-        assert!((label as usize) < classes, "label {label} of {classes} classes");
+        let known = (label as usize) < classes || label == IGNORED_LABEL;
+        assert!(known, "label {label} of {classes} classes");
     }
     match (device, logits, d_logits, sums) {
         (Device::Cpu(cpu), View::Cpu(logits), ViewMut::Cpu(d_logits), ViewMut::Cpu(sums)) => {
@@ -401,6 +403,9 @@ pub fn softmax_cross_entropy(
         }
     }
 }
+
+/// The label of a sample that counts for nothing, such as an image that could not be decoded.
+pub const IGNORED_LABEL: u32 = u32::MAX;
 
 /// What `softmax_cross_entropy` is told besides its operands.
 #[derive(Clone, Copy, Debug)]

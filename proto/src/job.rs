@@ -4,6 +4,7 @@
 //! and checked, no `Option`. `Job::to_toml` writes the resolved form, which parses back to the same `Job`: it is what is
 //! logged, sent to workers and stored in checkpoints.
 
+mod arch;
 mod raw;
 
 use std::path::PathBuf;
@@ -11,6 +12,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Name;
+
+pub use arch::Arch;
 
 /// One training run.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,8 +41,7 @@ pub struct Data {
 }
 
 /// How the files of the dataset are laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum DataFormat {
     /// The MNIST family.
     Idx,
@@ -47,15 +49,35 @@ pub enum DataFormat {
     Cifar10,
     /// CIFAR-100, binary version.
     Cifar100,
+    /// A folder of JPEG and PNG files for each class.
+    ImageFolder(ImageFolder),
 }
 
-impl DataFormat {
-    /// As written in a job file, and as the `dataset` crate names its formats.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            DataFormat::Idx => "idx",
-            DataFormat::Cifar10 => "cifar10",
-            DataFormat::Cifar100 => "cifar100",
+/// How image files of any size become samples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ImageFolder {
+    /// Side of a sample, in pixels.
+    pub size: usize,
+    /// For evaluation: the shorter side of the resized image, whose middle is the sample.
+    pub resize: usize,
+    /// For training: least and largest share of the image that a random crop takes.
+    pub scale: [f64; 2],
+    /// For training: least and largest width / height of a random crop.
+    pub ratio: [f64; 2],
+    /// The job fails when more than this share of the images can't be decoded.
+    pub max_bad_fraction: f64,
+}
+
+impl ImageFolder {
+    /// What is usual for samples of this size: 256 for 224 in evaluation, and in proportion for other sizes; the crops of
+    /// Szegedy et al., "Going deeper with convolutions", 2014, for training.
+    pub fn usual(size: usize) -> ImageFolder {
+        ImageFolder {
+            size,
+            resize: (size * 256 + 112) / 224,
+            scale: [0.08, 1.0],
+            ratio: [3.0 / 4.0, 4.0 / 3.0],
+            max_bad_fraction: 0.001,
         }
     }
 }
@@ -89,6 +111,9 @@ pub struct Model {
     /// Channels of each stage's 3x3 convolutions; a bottleneck block puts out four times as many.
     pub widths: Vec<usize>,
     pub stem: Stem,
+    /// Whether the first convolution adds a bias. The BatchNorm behind it takes the bias out again, so no output depends on
+    /// it: for weights and descriptions that have one.
+    pub stem_bias: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,12 +1,19 @@
 //! The command line of `worker`.
 
+mod models;
+
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::Name;
+use proto::job::Stem;
+
+pub use models::{Describe, Evaluate, Export, FormatName, Predict, TableFormat};
 
 /// Computes its part of every training step, with other workers, as a coordinator plans it.
 #[derive(Debug, Parser)]
@@ -30,6 +37,28 @@ pub enum Command {
     /// Join a cluster and work until told to leave.
     #[command(after_help = "Example:\n  worker join 127.0.0.1:7070 --name gpu-07")]
     Join(Join),
+    /// Show a model's layers: output shapes, parameters, operations.
+    #[command(after_help = "Examples:\n  worker describe resnet50\n  \
+                            worker describe examples/digits/job.toml --format markdown")]
+    Describe(Describe),
+    /// Count how often a checkpoint is right on a dataset's test images.
+    #[command(
+        after_help = "Example:\n  worker evaluate runs/digits/jobs/digits-1/checkpoints/step-00000450 \
+                            examples/digits"
+    )]
+    Evaluate(Evaluate),
+    /// Name what images show, with probabilities.
+    #[command(
+        after_help = "Example:\n  worker predict runs/photos/jobs/photos-1/checkpoints/step-00009000 \
+                            cat.jpg --top 3"
+    )]
+    Predict(Predict),
+    /// Write a checkpoint's model as one file for other programs.
+    #[command(
+        after_help = "Example:\n  worker export runs/digits/jobs/digits-1/checkpoints/step-00000450 \
+                            digits.onnx"
+    )]
+    Export(Export),
 }
 
 #[derive(Debug, Args)]
@@ -58,6 +87,46 @@ pub struct Join {
     /// How long to look for the coordinator, at the start and when it is gone: 0 for one try.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub wait: Duration,
+}
+
+/// Channels (at most 4), rows, columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Input(pub [usize; 3]);
+
+impl FromStr for Input {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Input, String> {
+        let sizes: Option<Vec<usize>> = text.split('x').map(|size| size.parse().ok()).collect();
+        match sizes.as_deref() {
+            Some(&[channels @ 1..=4, height @ 1..=4096, width @ 1..=4096]) => {
+                Ok(Input([channels, height, width]))
+            }
+            _ => Err("give channels, rows and columns, such as 3x224x224".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [channels, height, width] = self.0;
+        write!(f, "{channels}x{height}x{width}")
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum StemName {
+    Cifar,
+    Imagenet,
+}
+
+impl StemName {
+    pub fn stem(self) -> Stem {
+        match self {
+            StemName::Cifar => Stem::Cifar,
+            StemName::Imagenet => Stem::Imagenet,
+        }
+    }
 }
 
 fn host_and_port(text: &str) -> Result<String, String> {

@@ -1,9 +1,13 @@
 //! Exact evaluation: every test image once, integer results, the same for any number of workers.
 
+pub mod command;
+
 use std::ops::Range;
 
+use dataset::IGNORED;
+
 use crate::collective::Abort;
-use crate::data::Source;
+use crate::data::{Quarantined, Source};
 use crate::model::ResNet;
 
 /// What a share of the test set gave.
@@ -28,25 +32,70 @@ pub fn evaluate(
     samples: Range<usize>,
     abort: &Abort,
 ) -> Option<Counts> {
-    let geometry = model.geometry();
     let mut counts = Counts::default();
-    for first in samples.clone().step_by(geometry.batch) {
-        if abort.is_aborted() {
-            return None;
-        }
-        let batch = source.test(first, geometry.batch);
-        model.load(&batch.pixels, &batch.crops, source.mean(), source.std());
-        let logits = model.predict();
-        let valid = geometry.batch.min(samples.end - first);
-        for (logits, &label) in logits.chunks_exact(geometry.classes).zip(&batch.labels[..valid]) {
-            counts.add(logits, label);
-        }
-    }
+    let bad = visit(model, source, samples, abort, &mut |logits, label| counts.add(logits, label))?;
+    bad.iter().for_each(|_| counts.add_unusable(model.geometry().classes));
     Some(counts)
 }
 
+/// Shows the logits and the label of each test image of `samples`, in order, and returns those that can't be decoded, which
+/// have none; `None` when aborted.
+pub fn visit(
+    model: &mut ResNet,
+    source: &Source,
+    samples: Range<usize>,
+    abort: &Abort,
+    each: &mut dyn FnMut(&[f32], u32),
+) -> Option<Vec<Quarantined>> {
+    let geometry = model.geometry();
+    let mut quarantined = Vec::new();
+    let mut images = source.test_lanes(samples).expect("the system grants a few more threads");
+    while let Some(mut batch) = images.next_batch(geometry.batch) {
+        if abort.is_aborted() {
+            return None;
+        }
+        batch.fill_up(geometry.batch, source.dataset().shape.len());
+        model.load(&batch.pixels, &batch.crops, source.mean(), source.std());
+        let logits = model.predict();
+        for (logits, &label) in logits.chunks_exact(geometry.classes).zip(&batch.labels) {
+            if label != IGNORED {
+                each(logits, label);
+            }
+        }
+        quarantined.append(&mut batch.quarantined);
+    }
+    Some(quarantined)
+}
+
+/// The class that a model answers: the largest logit, the smaller index of a tie; `None` when a logit is not finite.
+pub fn answer(logits: &[f32]) -> Option<usize> {
+    let finite = logits.iter().all(|logit| logit.is_finite());
+    let larger =
+        |best: usize, class: usize| if logits[class] > logits[best] { class } else { best };
+    finite.then(|| (0..logits.len()).fold(0, larger))
+}
+
 impl Counts {
-    fn add(&mut self, logits: &[f32], label: u32) {
+    /// Of all samples.
+    pub fn mean_loss(&self) -> f64 {
+        self.loss_fixed as f64 / f64::from(LOSS_UNIT) / self.samples.max(1) as f64
+    }
+
+    /// Whether this is `mean_loss`. A decimal number in a file may have lost its last bit; the sum in fixed point has not.
+    pub fn has_mean_loss(&self, loss: f64) -> bool {
+        let difference = (loss - self.mean_loss()) * self.samples as f64;
+        difference.abs() * f64::from(LOSS_UNIT) < 0.5
+    }
+
+    /// Takes one more image in that can't be decoded: it is answered wrong, with the loss of not knowing. Leaving it out
+    /// would make results of different machines hard to compare.
+    pub fn add_unusable(&mut self, classes: usize) {
+        self.samples += 1;
+        self.loss_fixed += fixed(libm::log(classes as f64));
+    }
+
+    /// Takes one more image in.
+    pub fn add(&mut self, logits: &[f32], label: u32) {
         let own = logits[label as usize];
         // A tie counts for the smaller index, as argmax does. NaN is never larger, so it is counted against.
         let ahead = |(class, &logit): (usize, &f32)| {
@@ -91,6 +140,15 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_cannot_be_decoded_counts_as_wrong() {
+        let (mut unusable, mut undecided) = (Counts::default(), Counts::default());
+        unusable.add_unusable(4);
+        undecided.add(&[0.0; 4], 3);
+        assert_eq!(unusable.loss_fixed, undecided.loss_fixed);
+        assert_eq!((unusable.samples, unusable.correct, unusable.correct_top5), (1, 0, 0));
+    }
+
+    #[test]
     fn counts_are_those_of_the_definition() {
         let mut counts = Counts::default();
         counts.add(&[0.0, 3.0, 1.0, 2.0, -1.0, -2.0, -3.0], 1);
@@ -98,7 +156,11 @@ mod tests {
         counts.add(&[0.0, 3.0, 1.0, 2.0, -1.0, -2.0, -3.0], 5);
         counts.add(&[1.0, 1.0], 1);
         counts.add(&[f32::NAN, 1.0], 1);
+        assert_eq!(answer(&[0.0, 3.0, 1.0]), Some(1));
+        assert_eq!((answer(&[1.0, 1.0]), answer(&[f32::NAN, 1.0])), (Some(0), None));
         assert_eq!((counts.samples, counts.correct, counts.correct_top5), (5, 1, 3));
+        let loss = counts.mean_loss();
+        assert!(counts.has_mean_loss(loss.next_up()) && !counts.has_mean_loss(loss + 2e-7));
         let mut even = Counts::default();
         even.add(&[0.5, 0.5], 0);
         assert_eq!(even.loss_fixed, (std::f64::consts::LN_2 * 1_048_576.0).round() as i64);

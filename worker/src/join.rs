@@ -77,7 +77,7 @@ fn find_token(args: &Join) -> Result<Token, JoinError> {
     parse(&text, path.display().to_string())
 }
 
-fn all_cores() -> NonZeroUsize {
+pub(crate) fn all_cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 

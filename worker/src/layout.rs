@@ -14,6 +14,8 @@ use kernels::Span;
 pub enum Role {
     /// `[kernel, kernel, inputs, outputs]` here, `[outputs, inputs, kernel, kernel]` in a checkpoint.
     ConvWeight { kernel: usize, inputs: usize, outputs: usize },
+    /// `[outputs]` of a convolution that adds this many products for each output.
+    ConvBias { inputs: usize },
     /// `[inputs, outputs]` here, `[outputs, inputs]` in a checkpoint.
     LinearWeight { inputs: usize, outputs: usize },
     /// `[outputs]` of a linear layer with this many inputs.

@@ -5,12 +5,18 @@
 //! `prepare` and `trainer` the life of a generation. `session` alone speaks to the coordinator.
 
 pub mod args;
+pub mod describe;
+pub mod export;
+pub mod predict;
 pub mod join;
 pub mod session;
 pub mod trainer;
 mod prepare;
 pub mod step;
+pub mod table;
+pub mod onnx;
 pub mod evaluate;
+pub mod trained;
 pub mod progress;
 pub mod layout;
 pub mod data;

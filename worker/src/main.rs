@@ -1,25 +1,49 @@
 //! `worker`: parses the command line, runs one command, turns its error into a line and an exit code.
 
-use std::io::IsTerminal;
+use std::error::Error;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use worker::args::{Cli, Command, LogFormat};
+use worker::describe::{DescribeError, describe};
+use worker::evaluate::command::{self as evaluate, EvaluateError};
+use worker::export::{ExportError, export};
 use worker::join::join;
+use worker::predict::{PredictError, predict};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     init_log(cli.log_format);
     let result = match &cli.command {
-        Command::Join(args) => join(args),
+        Command::Join(args) => join(args).map_err(|error| (error.exit_code(), error.to_string())),
+        Command::Describe(args) => show(describe(args), DescribeError::exit_code),
+        Command::Predict(args) => show(predict(args), PredictError::exit_code),
+        Command::Export(args) => show(export(args), ExportError::exit_code),
+        Command::Evaluate(args) => show(evaluate::run(args), EvaluateError::exit_code),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err((code, error)) => {
             tracing::error!("{error}");
-            error.exit_code().into()
+            code.into()
         }
+    }
+}
+
+/// Prints what a command gave. A reader that has seen enough (`| head`) is no failure.
+fn show<E: Error>(
+    result: Result<String, E>,
+    exit_code: fn(&E) -> proto::exit::ExitCode,
+) -> Result<(), (proto::exit::ExitCode, String)> {
+    let text = result.map_err(|error| (exit_code(&error), error.to_string()))?;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err((proto::exit::ExitCode::Failure, format!("write to standard output: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 

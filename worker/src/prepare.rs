@@ -2,19 +2,21 @@
 
 mod memory;
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dataset::{Dataset, DatasetError, Fingerprint, Format};
+use kernels::Device;
 use proto::Timeline;
 use proto::job::{Job, JobError, Normalisation};
 use proto::wire::v1::{Form, TroubleKind};
 
 use crate::checkpoint::{CheckpointError, decode_model, decode_optimizer};
 use crate::collective::{Collective, CollectiveError, Group, Peer, Solo, TcpExchange};
-use crate::data::{Loader, Share, Source};
+use crate::data::{Loader, Share, Source, format};
 use crate::layout::Layout;
 use crate::model::{Geometry, ResNet};
 use crate::optim::Sgd;
@@ -114,8 +116,7 @@ pub(crate) fn prepare(
     let fingerprint = Fingerprint::from_bytes(&form.dataset_fingerprint);
     let fingerprint = fingerprint.ok_or(PrepareError::Plan("a fingerprint has 32 bytes"))?;
     let folder = machine.data.as_deref().unwrap_or(Path::new(&form.data_path));
-    let format = job.data.format.as_str().parse().expect("both crates know the same formats");
-    let dataset = datasets.open(folder, format, fingerprint)?;
+    let dataset = datasets.open(folder, format(&job), fingerprint)?;
     check_channels(&job, dataset.shape.channels)?;
     let timeline = Timeline::new(&job, dataset.train.len() as u64);
     if form.base_step >= timeline.total_steps() {
@@ -127,7 +128,7 @@ pub(crate) fn prepare(
     let model = plan_model(machine, &job, &dataset, &slices)?;
     let optimizer = Sgd::new(&machine.device, model.layout(), &job.optimizer);
     let gradients = Gradients::new(&machine.device, &model, slices.clone(), bucket_len_max);
-    let source = Source::new(dataset, &job);
+    let source = Source::new(dataset, &job).with_decode_threads(decode_threads(&machine.device));
     let share = Share {
         first_step: form.base_step + 1,
         batch: job.train.batch as u64,
@@ -174,6 +175,12 @@ fn check_members(machine: &Machine, form: &Form, job: &Job) -> Result<Range<u32>
         return Err(PrepareError::Plan("the member at this worker's rank is another process"));
     }
     Ok(own.first_slice..own.first_slice + own.slice_count)
+}
+
+/// Decoding takes turns with the kernels on their cores: a core that waits for data could as well have made it.
+fn decode_threads(device: &Device) -> NonZeroUsize {
+    let Device::Cpu(cpu) = device;
+    NonZeroUsize::new(cpu.threads()).unwrap_or(NonZeroUsize::MIN)
 }
 
 fn check_channels(job: &Job, channels: usize) -> Result<(), PrepareError> {

@@ -43,7 +43,7 @@ fn check_pixels(format: Format, variant: &Variant) {
                 for column in 0..32 {
                     for channel in 0..3 {
                         assert_eq!(
-                            split.pixels(i)[(row * 32 + column) * 3 + channel],
+                            split.pixels(i).unwrap()[(row * 32 + column) * 3 + channel],
                             planes[channel * PLANE + row * 32 + column]
                         );
                     }

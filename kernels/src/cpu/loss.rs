@@ -3,7 +3,7 @@
 //! known here.
 
 use super::CpuDevice;
-use crate::ops::LossRule;
+use crate::ops::{IGNORED_LABEL, LossRule};
 
 impl CpuDevice {
     pub(crate) fn softmax_cross_entropy(
@@ -18,6 +18,10 @@ impl CpuDevice {
         let mut correct = 0u32;
         let rows = logits.chunks_exact(rule.classes).zip(d_logits.chunks_exact_mut(rule.classes));
         for (&label, (logits, d_logits)) in labels.iter().zip(rows) {
+            if label == IGNORED_LABEL {
+                d_logits.fill(0.0);
+                continue;
+            }
             let label = label as usize;
             loss += sample_loss(rule, logits, label, d_logits);
             correct += u32::from(first_largest(logits) == Some(label));

@@ -1,6 +1,6 @@
 //! Softmax cross-entropy against its fp64 definition, and who counts as correct.
 
-use kernels::ops::softmax_cross_entropy;
+use kernels::ops::{IGNORED_LABEL, softmax_cross_entropy};
 use kernels::{Device, View, ViewMut};
 
 use crate::support::{
@@ -41,6 +41,24 @@ fn large_logits_do_not_overflow() {
     let (d_logits, sums) = run(&device(1), &[1000.0, -1000.0], &[1], 2, 0.0);
     assert_close("loss", &sums, &[2000.0, 0.0]);
     assert_close("gradient", &d_logits, &[SCALE, -SCALE]);
+}
+
+#[test]
+fn an_ignored_sample_has_no_gradient_no_loss_and_is_not_counted() {
+    let (logits, mut labels) = example(5, 3);
+    let kept = [0, 1, 3, 4];
+    labels[2] = IGNORED_LABEL;
+    let (d_logits, sums) = run(&device(1), &logits, &labels, 3, 0.1);
+    let of_kept = |values: &[f32]| -> Vec<f32> {
+        kept.iter().flat_map(|&sample| values[3 * sample..][..3].to_vec()).collect()
+    };
+    let kept_labels: Vec<u32> = kept.iter().map(|&sample| labels[sample]).collect();
+    let (expected, expected_sums) = run(&device(1), &of_kept(&logits), &kept_labels, 3, 0.1);
+    assert_eq!((of_kept(&d_logits), &sums), (expected, &expected_sums));
+    assert_eq!(d_logits[6..9], [0.0; 3]);
+    // Not even what can't be computed with reaches the sums.
+    let (d_logits, sums) = run(&device(1), &[f32::NAN, 1.0], &[IGNORED_LABEL], 2, 0.0);
+    assert_eq!((d_logits, sums), (vec![0.0; 2], vec![0.0; 2]));
 }
 
 #[test]

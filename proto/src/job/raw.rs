@@ -1,10 +1,11 @@
 //! The job file as written: every key optional unless it has no sensible default, unknown keys refused.
 
-use std::path::PathBuf;
+mod data;
 
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use data::RawData;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,42 +26,13 @@ pub(super) struct RawJob {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawData {
-    format: DataFormat,
-    path: PathBuf,
-    mean: Option<Vec<f64>>,
-    std: Option<Vec<f64>>,
-    #[serde(default)]
-    augment: RawAugment,
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawAugment {
-    pad: Option<usize>,
-    flip: Option<bool>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawModel {
     arch: Option<Arch>,
     block: Option<Block>,
     blocks: Option<Vec<usize>>,
     widths: Option<Vec<usize>>,
     stem: Option<Stem>,
-}
-
-/// The standard depths, short for `block`, `blocks` and `widths`: He et al., "Deep Residual Learning for Image
-/// Recognition", 2015, table 1.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Arch {
-    Resnet18,
-    Resnet34,
-    Resnet50,
-    Resnet101,
-    Resnet152,
+    stem_bias: Option<bool>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -140,39 +112,14 @@ impl RawJob {
     }
 }
 
-impl RawData {
-    fn resolve(self) -> Result<Data, JobError> {
-        let normalisation = match (self.mean, self.std) {
-            (None, None) => Normalisation::Measured,
-            (Some(mean), Some(std)) => {
-                require(mean.len() == std.len(), "data.std", "needs as many values as data.mean")?;
-                let (mean, std) = (narrow(mean), narrow(std));
-                require(mean.iter().all(|m| m.is_finite()), "data.mean", "must be finite")?;
-                let usable = std.iter().all(|&s| s >= f32::MIN_POSITIVE && s.is_finite());
-                require(usable, "data.std", "must be positive")?;
-                Normalisation::Given { mean, std }
-            }
-            _ => return Err(wrong("data.mean", "and data.std go together: give both or neither")),
-        };
-        let augment = Augment {
-            pad: self.augment.pad.unwrap_or(0),
-            flip: self.augment.flip.unwrap_or(false),
-        };
-        require(augment.pad <= PAD_MAX, "data.augment.pad", format!("must be at most {PAD_MAX}"))?;
-        Ok(Data { format: self.format, path: self.path, normalisation, augment })
-    }
-}
-
 impl RawModel {
     fn resolve(self) -> Result<Model, JobError> {
+        let stem = self.stem.unwrap_or(Stem::Imagenet);
+        let stem_bias = self.stem_bias.unwrap_or(false);
         let model = match (self.arch, self.block, self.blocks, self.widths) {
-            (Some(arch), None, None, None) => {
-                let (block, blocks) = arch.table();
-                let widths = STANDARD_WIDTHS.to_vec();
-                Model { block, blocks, widths, stem: self.stem.unwrap_or(Stem::Imagenet) }
-            }
+            (Some(arch), None, None, None) => Model { stem, stem_bias, ..Model::standard(arch) },
             (None, Some(block), Some(blocks), Some(widths)) => {
-                Model { block, blocks, widths, stem: self.stem.unwrap_or(Stem::Imagenet) }
+                Model { block, blocks, widths, stem, stem_bias }
             }
             _ => {
                 let problem = "give either `arch` (resnet18, 34, 50, 101, 152) or all of `block`, `blocks` and `widths`";
@@ -195,18 +142,6 @@ impl RawModel {
         let widths_fit = model.widths.iter().all(|w| (1..=WIDTH_MAX).contains(w));
         require(widths_fit, "model.widths", format!("has an entry outside 1 to {WIDTH_MAX}"))?;
         Ok(model)
-    }
-}
-
-impl Arch {
-    fn table(self) -> (Block, Vec<usize>) {
-        match self {
-            Arch::Resnet18 => (Block::Basic, vec![2, 2, 2, 2]),
-            Arch::Resnet34 => (Block::Basic, vec![3, 4, 6, 3]),
-            Arch::Resnet50 => (Block::Bottleneck, vec![3, 4, 6, 3]),
-            Arch::Resnet101 => (Block::Bottleneck, vec![3, 4, 23, 3]),
-            Arch::Resnet152 => (Block::Bottleneck, vec![3, 8, 36, 3]),
-        }
     }
 }
 
@@ -326,10 +261,6 @@ impl RawExchange {
 
 impl From<&Job> for RawJob {
     fn from(job: &Job) -> RawJob {
-        let (mean, std) = match &job.data.normalisation {
-            Normalisation::Measured => (None, None),
-            Normalisation::Given { mean, std } => (Some(widen(mean)), Some(widen(std))),
-        };
         let (decay, milestones, gamma) = match &job.schedule.decay {
             Decay::Constant => (RawDecay::Constant, None, None),
             Decay::Cosine => (RawDecay::Cosine, None, None),
@@ -340,22 +271,14 @@ impl From<&Job> for RawJob {
         RawJob {
             name: job.name.to_string(),
             seed: Some(job.seed),
-            data: RawData {
-                format: job.data.format,
-                path: job.data.path.clone(),
-                mean,
-                std,
-                augment: RawAugment {
-                    pad: Some(job.data.augment.pad),
-                    flip: Some(job.data.augment.flip),
-                },
-            },
+            data: RawData::from(&job.data),
             model: RawModel {
                 arch: None,
                 block: Some(job.model.block),
                 blocks: Some(job.model.blocks.clone()),
                 widths: Some(job.model.widths.clone()),
                 stem: Some(job.model.stem),
+                stem_bias: Some(job.model.stem_bias),
             },
             train: RawTrain {
                 epochs: job.train.epochs,
@@ -415,20 +338,11 @@ fn near_power(slices: usize) -> usize {
     if slices >= SLICES_MAX { SLICES_MAX } else { slices.max(1).next_power_of_two() }
 }
 
-fn narrow(values: Vec<f64>) -> Vec<f32> {
-    values.into_iter().map(|value| value as f32).collect()
-}
-
-fn widen(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&value| short(value)).collect()
-}
-
 /// The f64 with the f32's shortest decimal form, so that 0.1 is written as 0.1.
 fn short(value: f32) -> f64 {
     value.to_string().parse().expect("a number's decimal form is a number")
 }
 
-const STANDARD_WIDTHS: [usize; 4] = [64, 128, 256, 512];
 /// Limits far beyond any ResNet in use, so that a slip of the finger is an error and not a memory failure.
 const EPOCHS_MAX: u32 = 1_000_000;
 const STAGES_MAX: usize = 8;
@@ -436,4 +350,3 @@ const BLOCKS_MAX: usize = 512;
 const WIDTH_MAX: usize = 8192;
 const BATCH_MAX: usize = 1 << 20;
 const SLICES_MAX: usize = 1024;
-const PAD_MAX: usize = 64;

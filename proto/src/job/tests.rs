@@ -26,7 +26,7 @@ fn a_minimal_file_is_filled_with_defaults() {
     let job = Job::parse(MINIMAL).unwrap();
     assert_eq!((job.seed, job.train.slices, job.checkpoint.keep), (1, 8, 3));
     assert_eq!(job.model.blocks, [2, 2, 2, 2]);
-    assert_eq!(job.model.stem, Stem::Imagenet);
+    assert_eq!((job.model.stem, job.model.stem_bias), (Stem::Imagenet, false));
     assert_eq!(job.data.normalisation, Normalisation::Measured);
     assert_eq!(job.schedule.decay, Decay::Cosine);
 }
@@ -39,12 +39,77 @@ fn the_resolved_form_parses_back_to_the_same_job() {
             "path = \".\"\nmean = [0.1]\nstd = [0.3]\naugment = { pad = 4, flip = true }",
         )
         .replace("batch = 64", "batch = 64\nlabel_smoothing = 0.1")
+        .replace("arch = \"resnet18\"", "arch = \"resnet50\"\nstem_bias = true")
         + "nesterov = true\nweight_decay = 5e-4\n[schedule]\ndecay = \"step\"\nmilestones = [1, 1.5]\ngamma = 0.2\n";
     for text in [MINIMAL, &full] {
         let job = Job::parse(text).unwrap();
         let written = job.to_toml();
         assert_eq!(Job::parse(&written).unwrap(), job, "{written}");
         assert_eq!(Job::parse(&written).unwrap().to_toml(), written);
+    }
+}
+
+fn image_folder(keys: &str) -> Result<Job, JobError> {
+    let text = format!("format = \"imagefolder\"\n{keys}");
+    Job::parse(&MINIMAL.replace("format = \"idx\"", &text))
+}
+
+#[test]
+fn an_image_folder_has_the_usual_defaults() {
+    let job = image_folder("").unwrap();
+    let expected = ImageFolder {
+        size: 224,
+        resize: 256,
+        scale: [0.08, 1.0],
+        ratio: [3.0 / 4.0, 4.0 / 3.0],
+        max_bad_fraction: 0.001,
+    };
+    assert_eq!(job.data.format, DataFormat::ImageFolder(expected));
+    let (mean, std) = (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]);
+    assert_eq!(job.data.normalisation, Normalisation::Given { mean, std });
+    for (size, resize) in [(128, 146), (160, 183), (176, 201), (288, 329)] {
+        let job = image_folder(&format!("size = {size}")).unwrap();
+        let images = ImageFolder { size, resize, ..expected };
+        assert_eq!(job.data.format, DataFormat::ImageFolder(images));
+    }
+}
+
+#[test]
+fn an_image_folder_is_written_as_it_was_read() {
+    let keys = "size = 64\nresize = 70\nscale = [0.35, 1]\nratio = [0.5, 1.3333]\nmax_bad_fraction = 0.25\n\
+                mean = [0, 0.1, 0.2]\nstd = [1, 1, 1]\naugment = { flip = true }";
+    for keys in ["", keys] {
+        let job = image_folder(keys).unwrap();
+        let written = job.to_toml();
+        assert_eq!(Job::parse(&written).unwrap(), job, "{written}");
+        assert_eq!(Job::parse(&written).unwrap().to_toml(), written);
+    }
+}
+
+#[test]
+fn keys_of_an_image_folder_are_refused_where_they_cannot_work() {
+    for (keys, expected) in [
+        ("size = 0", "`data.size` must be 1 to 4096"),
+        ("size = 64\nresize = 63", "`data.resize` must be data.size, which is 64, to 16384"),
+        ("scale = [0, 1]", "`data.scale` must be two rising shares"),
+        ("scale = [0.5, 1.5]", "`data.scale`"),
+        ("scale = [nan, 1]", "`data.scale`"),
+        ("scale = [1]", "invalid length 1"),
+        ("ratio = [2, 1]", "`data.ratio` must be two rising values above 0 and up to 100"),
+        ("max_bad_fraction = 1.5", "`data.max_bad_fraction` must be 0 to 1"),
+        ("augment = { pad = 4 }", "`data.augment.pad` is not for format = \"imagefolder\""),
+        ("scales = [0.5, 1]", "unknown key `scales`; did you mean `scale`?"),
+    ] {
+        let message = image_folder(keys).unwrap_err().to_string();
+        assert!(message.contains(expected) && !message.contains('\n'), "{message}");
+    }
+    for key in
+        ["size = 8", "resize = 8", "scale = [1, 1]", "ratio = [1, 1]", "max_bad_fraction = 0"]
+    {
+        let message = refused("path = \".\"", &format!("path = \".\"\n{key}"));
+        let (name, _) = key.split_once(' ').unwrap();
+        let expected = format!("`data.{name}` is for format = \"imagefolder\" only");
+        assert!(message.contains(&expected), "{message}");
     }
 }
 

@@ -7,7 +7,8 @@ pub(super) fn torch_shape(role: Role, len: usize) -> Vec<usize> {
     match role {
         Role::ConvWeight { kernel, inputs, outputs } => vec![outputs, inputs, kernel, kernel],
         Role::LinearWeight { inputs, outputs } => vec![outputs, inputs],
-        Role::LinearBias { .. }
+        Role::ConvBias { .. }
+        | Role::LinearBias { .. }
         | Role::NormScale
         | Role::NormShift
         | Role::RunningMean

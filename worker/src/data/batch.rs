@@ -1,18 +1,34 @@
 //! From positions of the sample stream to the bytes, labels and crops of one slice.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataset::{Dataset, Draws, SampleOrder, Split};
+use dataset::{Dataset, Draws, Format, IGNORED, Preparation, Preparer, SampleOrder, Split};
 use kernels::ops::Crop;
-use proto::job::{Job, Normalisation};
+use proto::job::{DataFormat, ImageFolder, Job, Normalisation};
+
+use super::lanes::Lanes;
 
 /// The samples of one slice.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Batch {
     pub pixels: Vec<u8>, // [N, H, W, C]
+    /// `dataset::IGNORED` for a sample that is in quarantine; its pixels are 0.
     pub labels: Vec<u32>,
     pub crops: Vec<Crop>,
+    /// Images that gave no sample, in the order of the samples.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// An image that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Its number in the split.
+    pub index: usize,
+    pub path: PathBuf,
+    pub cause: String,
 }
 
 /// The training stream and the test set of a job.
@@ -23,8 +39,29 @@ pub struct Source {
     seed: u64,
     pad: usize,
     flip: bool,
+    train: Preparation,
+    test: Preparation,
+    decode_threads: NonZeroUsize,
     mean: Vec<f32>,
     std: Vec<f32>,
+}
+
+/// A sample besides its pixels.
+#[derive(Debug)]
+pub(super) struct Tag {
+    label: u32,
+    crop: Crop,
+    quarantined: Option<Quarantined>,
+}
+
+/// The dataset crate's name of a job's format.
+pub fn format(job: &Job) -> Format {
+    match job.data.format {
+        DataFormat::Idx => Format::Idx,
+        DataFormat::Cifar10 => Format::Cifar10,
+        DataFormat::Cifar100 => Format::Cifar100,
+        DataFormat::ImageFolder(ImageFolder { size, .. }) => Format::ImageFolder { size },
+    }
 }
 
 impl Source {
@@ -33,12 +70,21 @@ impl Source {
             Normalisation::Given { mean, std } => (mean.clone(), std.clone()),
             Normalisation::Measured => {
                 let measured = dataset.train.channel_statistics();
+                let measured = measured.expect("a job gives images in files their normalisation");
                 (measured.mean, measured.std)
             }
         };
         let order = SampleOrder::new(job.seed, dataset.train.len() as u64);
-        let augment = job.data.augment;
-        Source { dataset, order, seed: job.seed, pad: augment.pad, flip: augment.flip, mean, std }
+        let (pad, flip) = (job.data.augment.pad, job.data.augment.flip);
+        let (train, test) = preparations(&dataset, job);
+        let (seed, decode_threads) = (job.seed, NonZeroUsize::MIN);
+        Source { dataset, order, seed, pad, flip, train, test, decode_threads, mean, std }
+    }
+
+    /// Threads that decode image files ahead of their use; no other format needs one. They change
+    /// nothing but the time.
+    pub fn with_decode_threads(self, decode_threads: NonZeroUsize) -> Source {
+        Source { decode_threads, ..self }
     }
 
     pub fn dataset(&self) -> &Dataset {
@@ -55,34 +101,131 @@ impl Source {
         &self.std
     }
 
-    /// Training samples at these positions of the stream, each with its own chance.
+    /// Training samples at these positions of the stream, each with its own chance; made here and now.
     pub fn train(&self, positions: Range<u64>) -> Batch {
-        let samples = positions.clone().map(|position| self.order.sample(position) as usize);
-        let crops = positions.clone().map(|position| self.crop(position)).collect();
-        gather(&self.dataset.train, samples, crops)
+        let (mut batch, mut preparer) = (Batch::default(), Preparer::new(self.train));
+        for position in positions {
+            let tag = self.train_sample(position, &mut preparer, &mut batch.pixels);
+            batch.add(tag);
+        }
+        batch
     }
 
-    /// `len` test images from `first` on, unchanged; beyond the end of the set the last image fills up.
+    /// `len` test images from `first` on, unchanged; beyond the end of the set come blank ones.
     pub fn test(&self, first: usize, len: usize) -> Batch {
-        let split = &self.dataset.test;
-        let samples = (first..first + len).map(|sample| sample.min(split.len() - 1));
-        let crops = vec![Crop { top: 0, left: 0, flip: false }; len];
-        gather(split, samples, crops)
+        let (mut batch, mut preparer) = (Batch::default(), Preparer::new(self.test));
+        for index in first..(first + len).min(self.dataset.test.len()) {
+            let tag = self.test_sample(index, &mut preparer, &mut batch.pixels);
+            batch.add(tag);
+        }
+        batch.fill_up(len, self.dataset.shape.len());
+        batch
     }
 
-    fn crop(&self, position: u64) -> Crop {
+    /// The training stream from one position on, as `positions` maps 0, 1, 2, ... to it.
+    pub(super) fn train_lanes(
+        self,
+        positions: impl Fn(u64) -> u64 + Clone + Send + 'static,
+    ) -> std::io::Result<Lanes> {
+        let (preparation, threads) = (self.train, self.lane_threads());
+        Lanes::start(preparation, threads, move |number, preparer, pixels| {
+            Some(self.train_sample(positions(number), preparer, pixels))
+        })
+    }
+
+    /// These test images, once each.
+    pub fn test_lanes(&self, samples: Range<usize>) -> std::io::Result<Lanes> {
+        let source = self.clone();
+        Lanes::start(self.test, self.lane_threads(), move |number, preparer, pixels| {
+            let index = samples.start + number as usize;
+            samples.contains(&index).then(|| source.test_sample(index, preparer, pixels))
+        })
+    }
+
+    /// Images in memory are copied faster than they are handed from thread to thread.
+    fn lane_threads(&self) -> usize {
+        if self.train == Preparation::AsStored { 0 } else { self.decode_threads.get() }
+    }
+
+    fn train_sample(&self, position: u64, preparer: &mut Preparer, pixels: &mut Vec<u8>) -> Tag {
         let mut draws = Draws::new(self.seed, position);
         let mut offset = || draws.below(2 * self.pad as u64 + 1) as isize - self.pad as isize;
         let (top, left) = (offset(), offset());
-        Crop { top, left, flip: self.flip && draws.coin() }
+        let crop = Crop { top, left, flip: self.flip && draws.coin() };
+        let index = self.order.sample(position) as usize;
+        let sample = Sample { split: &self.dataset.train, index, crop };
+        self.append(sample, preparer, &mut draws, pixels)
+    }
+
+    fn test_sample(&self, index: usize, preparer: &mut Preparer, pixels: &mut Vec<u8>) -> Tag {
+        let crop = Crop { top: 0, left: 0, flip: false };
+        let sample = Sample { split: &self.dataset.test, index, crop };
+        // Nothing is left to chance in a test image.
+        self.append(sample, preparer, &mut Draws::new(self.seed, 0), pixels)
+    }
+
+    fn append(
+        &self,
+        sample: Sample<'_>,
+        preparer: &mut Preparer,
+        draws: &mut Draws,
+        pixels: &mut Vec<u8>,
+    ) -> Tag {
+        let Sample { split, index, crop } = sample;
+        let start = pixels.len();
+        pixels.resize(start + self.dataset.shape.len(), 0);
+        match split.image(index, preparer, draws, &mut pixels[start..]) {
+            Ok(()) => Tag { label: split.label(index), crop, quarantined: None },
+            Err(error) => {
+                pixels[start..].fill(0);
+                let cause = error.fault.to_string();
+                let quarantined = Some(Quarantined { index, path: error.path, cause });
+                Tag { label: IGNORED, crop, quarantined }
+            }
+        }
     }
 }
 
-fn gather(split: &Split, samples: impl Iterator<Item = usize>, crops: Vec<Crop>) -> Batch {
-    let (mut pixels, mut labels) = (Vec::new(), Vec::with_capacity(crops.len()));
-    for sample in samples {
-        pixels.extend_from_slice(split.pixels(sample));
-        labels.push(split.label(sample));
+impl Batch {
+    /// Takes in what belongs to the pixels that were appended last.
+    pub(super) fn add(&mut self, tag: Tag) {
+        self.labels.push(tag.label);
+        self.crops.push(tag.crop);
+        self.quarantined.extend(tag.quarantined);
     }
-    Batch { pixels, labels, crops }
+
+    /// Appends blank samples up to `len`, which count for nothing.
+    pub fn fill_up(&mut self, len: usize, sample_len: usize) {
+        self.pixels.resize(len * sample_len, 0);
+        self.labels.resize(len, IGNORED);
+        self.crops.resize(len, Crop { top: 0, left: 0, flip: false });
+    }
 }
+
+/// What a sample is made of, apart from its chance.
+struct Sample<'a> {
+    split: &'a Split,
+    index: usize,
+    crop: Crop,
+}
+
+/// Of training and test images. A dataset of another format than the job's, which evaluation may
+/// have, is prepared as is usual for it.
+fn preparations(dataset: &Dataset, job: &Job) -> (Preparation, Preparation) {
+    if dataset.train.path(0).is_none() {
+        return (Preparation::AsStored, Preparation::AsStored);
+    }
+    let size = dataset.shape.height;
+    let images = match job.data.format {
+        DataFormat::ImageFolder(images) if images.size == size => images,
+        _ => ImageFolder::usual(size),
+    };
+    let ImageFolder { resize, scale, ratio, .. } = images;
+    (
+        Preparation::RandomResizedCrop { size, scale, ratio },
+        Preparation::ResizeCentreCrop { resize, size },
+    )
+}
+
+// What the data path marks is what the loss passes over.
+const _: () = assert!(IGNORED == kernels::ops::IGNORED_LABEL);

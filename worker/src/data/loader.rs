@@ -1,10 +1,12 @@
-//! Reads ahead: one thread that prepares the slices of this worker in the order in which it computes them.
+//! Reads ahead: one thread that prepares the slices of this worker in the order in which it computes them, out of samples
+//! that decode threads make where that takes time.
 
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use super::batch::{Batch, Source};
+use super::lanes::Lanes;
 
 /// Batches of a worker's slices, step after step, endlessly.
 #[derive(Debug)]
@@ -32,6 +34,13 @@ impl Share {
         let start = (step - 1) * self.batch + slice * self.slice_len;
         start..start + self.slice_len
     }
+
+    /// Position of the `number`-th sample that this worker computes.
+    fn position(&self, number: u64) -> u64 {
+        let of_step = (self.slices.end - self.slices.start) * self.slice_len;
+        let first = self.positions(self.first_step + number / of_step, self.slices.start).start;
+        first + number % of_step
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +51,11 @@ impl Loader {
     /// Starts to read.
     pub fn start(source: Source, share: Share) -> std::io::Result<Loader> {
         let (sender, receiver) = sync_channel(PREFETCH_SLICES);
+        let slice_len = share.slice_len as usize;
+        let lanes = source.train_lanes(move |number| share.position(number))?;
         let thread = std::thread::Builder::new()
             .name("loader".to_owned())
-            .spawn(move || read_ahead(&source, &share, &sender))?;
+            .spawn(move || read_ahead(lanes, slice_len, &sender))?;
         Ok(Loader { batches: Some(receiver), thread: Some(thread) })
     }
 
@@ -66,12 +77,11 @@ impl Drop for Loader {
     }
 }
 
-fn read_ahead(source: &Source, share: &Share, sender: &SyncSender<Batch>) {
-    for step in share.first_step.. {
-        for slice in share.slices.clone() {
-            if sender.send(source.train(share.positions(step, slice))).is_err() {
-                return;
-            }
+fn read_ahead(mut lanes: Lanes, slice_len: usize, sender: &SyncSender<Batch>) {
+    while let Some(batch) = lanes.next_batch(slice_len) {
+        // A short slice is what a decode thread that panicked leaves.
+        if batch.labels.len() < slice_len || sender.send(batch).is_err() {
+            return;
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Samples on their way to the device: which ones, how they are changed, and reading ahead.
 
 mod batch;
+mod lanes;
 mod loader;
 
-pub use batch::{Batch, Source};
+pub use batch::{Batch, Quarantined, Source, format};
+pub use lanes::Lanes;
 pub use loader::{Loader, LoaderError, Share};

@@ -47,7 +47,11 @@ impl Builder {
         let mut head = self.head(&last, classes);
         let mut blocks: Vec<Block> = shapes.iter().rev().map(|shape| self.block(shape)).collect();
         blocks.reverse();
-        let mut stem = Unit::plan("conv1", "bn1", stem_shape, &mut self.layout, &mut self.planners);
+        let (layout, planners) = (&mut self.layout, &mut self.planners);
+        let mut stem = Unit::plan("conv1", "bn1", stem_shape, layout, planners);
+        if model.stem_bias {
+            stem = stem.with_bias("conv1", layout, planners);
+        }
         let max_pool = pool_shape.map(|shape| {
             let y = self.planners.arena.span(shape.output_len());
             MaxPool { shape, y }

@@ -1,7 +1,8 @@
 //! First values of the parameters, from the job's seed alone.
 //!
 //! As torchvision does it: convolutions from a normal distribution of variance `2 / fan_out` (He et al., "Delving Deep into
-//! Rectifiers", 2015), linear layers from a uniform one of bound `1 / sqrt(inputs)` (PyTorch's default), BatchNorm 1 and 0.
+//! Rectifiers", 2015), linear layers and biases from a uniform one of bound `1 / sqrt(inputs)` (PyTorch's default),
+//! BatchNorm 1 and 0.
 
 use dataset::Draws;
 use kernels::Buffer;
@@ -27,7 +28,9 @@ fn first_values(tensor: &Tensor, mut draws: Draws) -> Vec<f32> {
             let deviation = libm::sqrt(2.0 / (kernel * kernel * outputs) as f64);
             (0..len).map(|_| (deviation * normal(&mut draws)) as f32).collect()
         }
-        Role::LinearWeight { inputs, .. } | Role::LinearBias { inputs } => {
+        Role::LinearWeight { inputs, .. }
+        | Role::LinearBias { inputs }
+        | Role::ConvBias { inputs } => {
             let bound = 1.0 / libm::sqrt(inputs as f64);
             (0..len).map(|_| (bound * (2.0 * draws.unit() - 1.0)) as f32).collect()
         }

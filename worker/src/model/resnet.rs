@@ -238,6 +238,7 @@ impl ResNet {
         }
         let (dy, dz) = (Span { len: stem.y.len, ..dy }, Span { len: stem.y.len, ..dz });
         stem.backward_norm(device, buffers, slice, NormBackward { mask: Mask::Relu, dy, dz });
+        stem.backward_bias(device, &buffers.params, slice);
         stem.backward_weight(device, &mut buffers.arena, *input, dz, slice);
         ready.reached(usize::MAX, slice);
     }

@@ -1,4 +1,9 @@
 //! One convolution with its BatchNorm: spans of its parameters and buffers, and the calls of its passes.
+//!
+//! A bias `b` between the two is never added to an activation. The slice's mean of `z + b` is `mean(z) + b`, so BatchNorm
+//! with slice statistics gives the same output with and without it, and with it every other gradient; its own gradient is
+//! the sum of the gradient of `z` over the rows, which BatchNorm's backward makes 0. Two things remain: the running mean
+//! follows `mean(z) + b`, and evaluation's `scale * (z + b) + shift` is `scale * z + (shift + scale * b)`.
 
 use kernels::ops::{self, Accumulate, Activation, Residual};
 use kernels::{Buffer, ConvShape, Device, NormShape, Span};
@@ -8,7 +13,7 @@ use super::resnet::Buffers;
 use crate::layout::{Layout, Role};
 
 /// PyTorch's default epsilon of BatchNorm.
-pub(super) const EPSILON: f32 = 1e-5;
+pub const EPSILON: f32 = 1e-5;
 /// PyTorch's default momentum of the running statistics.
 pub(super) const RUNNING_MOMENTUM: f32 = 0.1;
 
@@ -17,9 +22,10 @@ pub(super) struct Unit {
     pub(super) conv: ConvShape,
     norm: NormShape,
     /// In the parameter buffer.
-    gamma: Span,
+    pub(super) gamma: Span,
     beta: Span,
-    weight: Span,
+    pub(super) weight: Span,
+    bias: Option<Bias>,
     /// In the buffer of running statistics, `[2, C_out]`.
     running: Span,
     /// In the gradient vector, `[2, C_out]`.
@@ -32,6 +38,14 @@ pub(super) struct Unit {
     z: Span,
     affine: Span,
     pub(super) y: Span,
+}
+
+#[derive(Debug)]
+struct Bias {
+    /// In the parameter buffer, `[C_out]`.
+    span: Span,
+    /// In the arena: scale and shift before the bias is taken in, `[2, C_out]`.
+    affine: Span,
 }
 
 /// Where a unit's BatchNorm takes mean and variance from.
@@ -73,6 +87,7 @@ impl Unit {
             gamma,
             beta,
             weight,
+            bias: None,
             running: layout.running(norm_name, channels),
             // Known once the layout is complete: see `place_statistics`.
             statistics: Span { start: 0, len: 0 },
@@ -82,6 +97,24 @@ impl Unit {
             affine: planners.arena.span(2 * channels),
             y: planners.arena.span(conv.output_len()),
         }
+    }
+
+    /// The same unit, with a bias that follows its weight.
+    pub(super) fn with_bias(
+        self,
+        conv_name: &str,
+        layout: &mut Layout,
+        planners: &mut Planners,
+    ) -> Unit {
+        let ConvShape { kernel, in_channels, out_channels, .. } = self.conv;
+        let role = Role::ConvBias { inputs: kernel * kernel * in_channels };
+        let span = layout.parameter(format!("{conv_name}.bias"), role, out_channels);
+        let affine = planners.arena.span(2 * out_channels);
+        Unit { bias: Some(Bias { span, affine }), ..self }
+    }
+
+    pub(super) fn has_bias(&self) -> bool {
+        self.bias.is_some()
     }
 
     /// Slice statistics lie behind all gradients, so their place is known last.
@@ -121,6 +154,23 @@ impl Unit {
         };
         let (gamma, beta) = (params.view(self.gamma), params.view(self.beta));
         ops::norm_affine(device, source, gamma, beta, EPSILON, affine);
+        if let (Statistics::Running, Some(bias)) = (statistics, &self.bias) {
+            self.shift_by_bias(device, buffers, bias);
+        }
+    }
+
+    /// `shift + scale * b`: the bias is normalised as an image of one pixel would be.
+    fn shift_by_bias(&self, device: &Device, buffers: &mut Buffers, bias: &Bias) {
+        let Buffers { params, running, arena, .. } = buffers;
+        let channels = self.conv.out_channels;
+        let shift = Span::new(self.affine.start + channels, channels);
+        let [mut affine, shift] = arena.views_mut([bias.affine, shift]);
+        let (gamma, beta) = (params.view(self.gamma), params.view(self.beta));
+        let source = running.view(self.running);
+        ops::norm_affine(device, source, gamma, beta, EPSILON, affine.reborrow());
+        let pixel = NormShape { rows: 1, channels };
+        let (b, affine) = (params.view(bias.span), affine.as_view());
+        ops::norm_apply(device, &pixel, b, affine, Residual::None, Activation::None, shift);
     }
 
     /// `y = relu(norm(z))`.
@@ -199,6 +249,16 @@ impl Unit {
         ops::norm_backward_apply(device, norm, dy, z, statistics, gamma, g, b, EPSILON, dz);
     }
 
+    /// After `backward_norm`, which needs the mean of `z`: the bias has no gradient, and the slice's mean becomes that of
+    /// `z + b`, for the running mean. Nothing to do for a unit without a bias.
+    pub(super) fn backward_bias(&self, device: &Device, params: &Buffer, slice: &mut Buffer) {
+        let Some(bias) = &self.bias else { return };
+        let mean = Span::new(self.statistics.start, bias.span.len);
+        let [d_bias, mean] = slice.views_mut([bias.span, mean]);
+        ops::fill(device, d_bias, 0.0);
+        ops::add(device, mean, params.view(bias.span));
+    }
+
     /// The weight's gradient from `x` and `dz` (arena).
     pub(super) fn backward_weight(
         &self,
@@ -244,9 +304,9 @@ impl Unit {
         ops::norm_update_running(device, into, from, slices, self.norm.rows, RUNNING_MOMENTUM);
     }
 
-    /// End of this unit's gradients in the gradient vector: the weight is written last.
+    /// End of this unit's gradients in the gradient vector.
     pub(super) fn gradients_end(&self) -> usize {
-        self.weight.start + self.weight.len
+        self.bias.as_ref().map_or(self.weight, |bias| bias.span).end()
     }
 }
 

@@ -84,6 +84,7 @@ fn check(case: &Case) -> String {
         blocks: case.blocks.to_vec(),
         widths: case.widths.to_vec(),
         stem: case.stem,
+        stem_bias: false,
     };
     let [height, width, channels] = case.input;
     let geometry = Geometry { batch: case.batch, height, width, channels, classes: case.classes };
@@ -126,7 +127,7 @@ fn check(case: &Case) -> String {
 }
 
 /// BatchNorm starts as 1 and 0, where some mistakes don't show.
-fn leave_ones_and_zeros(training: &mut Training) {
+pub(crate) fn leave_ones_and_zeros(training: &mut Training) {
     let spans: Vec<kernels::Span> = training
         .model
         .layout()
@@ -147,7 +148,7 @@ fn leave_ones_and_zeros(training: &mut Training) {
 }
 
 /// The images as the reference takes them.
-fn input(images: &Images, geometry: Geometry) -> Activation {
+pub(crate) fn input(images: &Images, geometry: Geometry) -> Activation {
     let Geometry { batch, height, width, channels, .. } = geometry;
     let (mean, std) = NORMALISATION;
     let mut values = Vec::new();

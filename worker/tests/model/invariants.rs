@@ -199,6 +199,7 @@ fn models() -> Vec<(Model, Geometry)> {
         blocks: vec![2, 1],
         widths: vec![6, 20],
         stem: Stem::Imagenet,
+        stem_bias: false,
     };
     let geometry = Geometry { batch: 5, height: 19, width: 33, channels: 3, classes: 7 };
     let small = Geometry { batch: 4, height: 9, width: 7, channels: 1, classes: 10 };
@@ -211,6 +212,7 @@ fn cifar() -> Model {
         blocks: vec![1, 1, 1],
         widths: vec![16, 24, 40],
         stem: Stem::Cifar,
+        stem_bias: false,
     }
 }
 

@@ -8,6 +8,7 @@ mod tensors;
 mod reference;
 mod pytorch;
 mod gradients;
+mod bias;
 mod sizes;
 mod invariants;
 mod resume;

@@ -122,6 +122,7 @@ fn start(run: &Value) -> Training {
         blocks: integers(&run["depths"]),
         widths: integers(&run["widths"]),
         stem: if run["stem"] == "cifar" { Stem::Cifar } else { Stem::Imagenet },
+        stem_bias: false,
     };
     let input = integers(&run["input_shape_hwc"]);
     let slices = integer(&run["slices"]);
@@ -204,7 +205,7 @@ fn assert_evaluation_is_pytorchs(name: &str, training: &mut Training) {
 fn digits() -> Data {
     let digits = digits_dataset();
     let images = |split: &dataset::Split, count: usize| Images {
-        pixels: (0..count).flat_map(|i| split.pixels(i).to_vec()).collect(),
+        pixels: (0..count).flat_map(|i| split.pixels(i).unwrap().to_vec()).collect(),
         labels: (0..count).map(|i| split.label(i)).collect(),
     };
     Data { train: images(&digits.train, 320), evaluated: images(&digits.test, 32) }

@@ -19,17 +19,46 @@ pub(crate) struct Target<'a> {
     pub(crate) smoothing: f64,
 }
 
-/// One row a sample, BatchNorm with the batch's statistics.
+/// Weights, and where BatchNorm takes mean and variance from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network<'a> {
+    pub(crate) tensors: &'a Tensors,
+    pub(crate) statistics: Statistics,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Statistics {
+    /// Training: those of the batch.
+    Batch,
+    /// Evaluation.
+    Running,
+}
+
+/// One row a sample, in training.
 pub(crate) fn logits(model: &Model, tensors: &Tensors, images: &Activation) -> Vec<Vec<f64>> {
+    logits_with(model, Network { tensors, statistics: Statistics::Batch }, images)
+}
+
+/// One row a sample.
+pub(crate) fn logits_with(
+    model: &Model,
+    network: Network<'_>,
+    images: &Activation,
+) -> Vec<Vec<f64>> {
+    let tensors = network.tensors;
     let stride = if model.stem == Stem::Imagenet { 2 } else { 1 };
-    let mut x = relu(norm(&convolution(images, &tensors["conv1.weight"], stride), tensors, "bn1"));
+    let mut x = convolution(images, &tensors["conv1.weight"], stride);
+    if let Some(bias) = tensors.get("conv1.bias") {
+        add_bias(&mut x, bias);
+    }
+    x = relu(norm(&x, network, "bn1"));
     if model.stem == Stem::Imagenet {
         x = max_pool(&x);
     }
     for (stage, &blocks) in model.blocks.iter().enumerate() {
         for index in 0..blocks {
             let stride = if stage > 0 && index == 0 { 2 } else { 1 };
-            x = block(model.block, tensors, &format!("layer{}.{index}", stage + 1), &x, stride);
+            x = block(model.block, network, &format!("layer{}.{index}", stage + 1), &x, stride);
         }
     }
     linear(&average(&x), &tensors["fc.weight"], &tensors["fc.bias"])
@@ -57,7 +86,14 @@ pub(crate) fn hits(logits: &[Vec<f64>], labels: &[u32]) -> usize {
     logits.iter().zip(labels).filter(|&pair| hit(pair)).count()
 }
 
-fn block(kind: Block, tensors: &Tensors, name: &str, x: &Activation, stride: usize) -> Activation {
+fn block(
+    kind: Block,
+    network: Network<'_>,
+    name: &str,
+    x: &Activation,
+    stride: usize,
+) -> Activation {
+    let tensors = network.tensors;
     let strides: &[usize] = match kind {
         Block::Basic => &[stride, 1],
         Block::Bottleneck => &[1, stride, 1],
@@ -68,11 +104,11 @@ fn block(kind: Block, tensors: &Tensors, name: &str, x: &Activation, stride: usi
             y = relu(y);
         }
         let (weight, bn) = (format!("{name}.conv{}.weight", i + 1), format!("{name}.bn{}", i + 1));
-        y = norm(&convolution(&y, &tensors[&weight], stride), tensors, &bn);
+        y = norm(&convolution(&y, &tensors[&weight], stride), network, &bn);
     }
     let shortcut = match tensors.get(&format!("{name}.downsample.0.weight")) {
         Some(weight) => {
-            norm(&convolution(x, weight, stride), tensors, &format!("{name}.downsample.1"))
+            norm(&convolution(x, weight, stride), network, &format!("{name}.downsample.1"))
         }
         None => x.clone(),
     };
@@ -123,7 +159,16 @@ fn max_pool(x: &Activation) -> Activation {
     Activation { shape, values }
 }
 
-fn norm(x: &Activation, tensors: &Tensors, name: &str) -> Activation {
+fn add_bias(x: &mut Activation, bias: &Tensor) {
+    let [_, channels, height, width] = x.shape;
+    assert_eq!(bias.shape, [channels]);
+    for (at, value) in x.values.iter_mut().enumerate() {
+        *value += bias.values[at / (height * width) % channels];
+    }
+}
+
+fn norm(x: &Activation, network: Network<'_>, name: &str) -> Activation {
+    let tensors = network.tensors;
     let [batch, channels, height, width] = x.shape;
     let (gamma, beta) = (&tensors[&format!("{name}.weight")], &tensors[&format!("{name}.bias")]);
     let pixels = height * width;
@@ -133,9 +178,19 @@ fn norm(x: &Activation, tensors: &Tensors, name: &str) -> Activation {
         let members: Vec<usize> = (0..batch)
             .flat_map(|n| (0..pixels).map(move |pixel| (n * channels + channel) * pixels + pixel))
             .collect();
-        let mean = members.iter().map(|&at| x.values[at]).sum::<f64>() / count;
-        let squares = members.iter().map(|&at| (x.values[at] - mean).powi(2)).sum::<f64>();
-        let deviation = (squares / count + 1e-5).sqrt();
+        let (mean, variance) = match network.statistics {
+            Statistics::Batch => {
+                let mean = members.iter().map(|&at| x.values[at]).sum::<f64>() / count;
+                let squares = members.iter().map(|&at| (x.values[at] - mean).powi(2)).sum::<f64>();
+                (mean, squares / count)
+            }
+            Statistics::Running => {
+                let running =
+                    |what: &str| tensors[&format!("{name}.running_{what}")].values[channel];
+                (running("mean"), running("var"))
+            }
+        };
+        let deviation = (variance + 1e-5).sqrt();
         for at in members {
             let standard = (x.values[at] - mean) / deviation;
             values[at] = gamma.values[channel] * standard + beta.values[channel];

@@ -59,6 +59,7 @@ fn training(seed: u64) -> Training {
         blocks: vec![1, 1],
         widths: vec![5, 7],
         stem: Stem::Imagenet,
+        stem_bias: false,
     };
     let mut training = Training::new(&any_device(), &model, GEOMETRY, 2);
     training.model.initialise(seed);
