@@ -4,6 +4,7 @@
 use std::num::NonZeroUsize;
 
 use crate::cpu::{CpuDevice, Isa};
+use crate::profile::{OpTime, Timer, Work};
 
 /// A place that computes. Cloning is cheap and refers to the same device.
 #[derive(Clone, Debug)]
@@ -83,6 +84,34 @@ impl Device {
     pub fn describe(&self) -> String {
         match self {
             Device::Cpu(cpu) => cpu.describe(),
+        }
+    }
+
+    /// Floating-point operations a second at best, measured now: what shares of the peak refer to.
+    pub fn measure_peak(&self) -> f64 {
+        match self {
+            Device::Cpu(cpu) => cpu.peak_flops(),
+        }
+    }
+
+    /// Starts or stops counting the time of ops.
+    pub fn profile(&self, on: bool) {
+        match self {
+            Device::Cpu(cpu) => cpu.profile().switch(on),
+        }
+    }
+
+    /// The times counted since the last call.
+    pub fn take_profile(&self) -> Vec<OpTime> {
+        match self {
+            Device::Cpu(cpu) => cpu.profile().take(),
+        }
+    }
+
+    /// Counts the time of one call of `op`.
+    pub(crate) fn timer(&self, op: &'static str, work: Work) -> Timer<'_> {
+        match self {
+            Device::Cpu(cpu) => cpu.profile().timer(op, work),
         }
     }
 
@@ -233,19 +262,29 @@ enum Storage {
 /// Zeros that start on a cache line: a vector load that straddles two lines costs two.
 #[derive(Debug)]
 pub(crate) struct AlignedVec {
-    memory: Vec<f32>, // [len + up to 15], the first `start` unused
-    start: usize,
+    memory: Memory,
+    start: usize, // first element in use
     len: usize,
+}
+
+/// Elements of a `Vec`, or bytes that were asked of the system itself.
+#[derive(Debug)]
+enum Memory {
+    Small(Vec<f32>),
+    Large(memmap2::MmapMut),
 }
 
 impl AlignedVec {
     pub(crate) fn zeroed(len: usize) -> AlignedVec {
+        if let Some(pages) = large_pages(len) {
+            return AlignedVec { memory: Memory::Large(pages), start: 0, len };
+        }
         // A zeroed allocation costs no write until its pages are touched.
         let memory = vec![0.0; len + LINE_ELEMENTS - 1];
         let start = memory.as_ptr().align_offset(LINE_ELEMENTS * size_of::<f32>());
         // An allocator is free not to answer the question of alignment; correctness never needs it.
         let start = if start < LINE_ELEMENTS { start } else { 0 };
-        AlignedVec { memory, start, len }
+        AlignedVec { memory: Memory::Small(memory), start, len }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -253,13 +292,40 @@ impl AlignedVec {
     }
 
     pub(crate) fn as_slice(&self) -> &[f32] {
-        &self.memory[self.start..self.start + self.len]
+        let all = match &self.memory {
+            Memory::Small(memory) => memory,
+            Memory::Large(pages) => bytemuck::cast_slice(pages),
+        };
+        &all[self.start..self.start + self.len]
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
-        &mut self.memory[self.start..self.start + self.len]
+        let all = match &mut self.memory {
+            Memory::Small(memory) => memory,
+            Memory::Large(pages) => bytemuck::cast_slice_mut(pages),
+        };
+        &mut all[self.start..self.start + self.len]
     }
 }
+
+/// Zeros in pages as large as the system has them: a pass over a convolution's operands walks many
+/// rows at once, and with pages of 4 KiB it waits for their addresses more than for their content.
+/// `None` for what would not fill a few large pages, and where the system has none to give.
+fn large_pages(len: usize) -> Option<memmap2::MmapMut> {
+    if len < LARGE_ELEMENTS {
+        return None;
+    }
+    let pages = memmap2::MmapMut::map_anon(len * size_of::<f32>()).ok()?;
+    #[cfg(target_os = "linux")]
+    if pages.advise(memmap2::Advice::HugePage).is_err() {
+        // A kernel without huge pages refuses the advice; its small ones will do.
+        return Some(pages);
+    }
+    Some(pages)
+}
+
+/// Two large pages of 2 MiB.
+const LARGE_ELEMENTS: usize = 1024 * 1024;
 
 /// fp32 numbers in a 64-byte cache line.
 const LINE_ELEMENTS: usize = 16;

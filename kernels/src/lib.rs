@@ -11,6 +11,7 @@
 pub mod device;
 pub mod shape;
 pub mod ops;
+pub mod profile;
 mod cpu;
 
 pub use cpu::{CpuDevice, Isa};

@@ -2,6 +2,7 @@
 //! for all devices. How a device computes is not known here.
 
 use crate::device::{Device, Span, View, ViewMut};
+use crate::profile::Work;
 use crate::shape::{AugmentShape, ConvShape, LinearShape, MaxPoolShape, NormShape, PoolShape};
 
 // --- convolution ---------------------------------------------------------------------------------
@@ -17,7 +18,7 @@ pub enum Accumulate {
 
 /// Repacks a weight `[kh, kw, C_in, C_out]` into the operands that the forward pass and the input
 /// gradient read. Called once per step; `forward` and `input_grad` have `shape.packed_len()`
-/// elements. The batch and the image size of `shape` do not matter.
+/// elements. The batch of `shape` does not matter.
 pub fn conv_pack(
     device: &Device,
     shape: &ConvShape,
@@ -28,6 +29,7 @@ pub fn conv_pack(
     assert_len("weight", weight.len(), shape.weight_len());
     assert_len("forward", forward.len(), shape.packed_len().forward);
     assert_len("input_grad", input_grad.len(), shape.packed_len().input_grad);
+    let _timer = device.timer("conv_pack", Work::packing(shape));
     match (device, weight, forward, input_grad) {
         (Device::Cpu(cpu), View::Cpu(weight), ViewMut::Cpu(forward), ViewMut::Cpu(input_grad)) => {
             cpu.conv_pack(shape, weight, forward, input_grad)
@@ -52,6 +54,7 @@ pub fn conv_forward(
         assert_len("stats", stats.len(), 2 * shape.out_channels);
     }
     let stats = stats.map(|ViewMut::Cpu(stats)| stats);
+    let _timer = device.timer("conv_forward", Work::conv(shape));
     match (device, x, packed, y) {
         (Device::Cpu(cpu), View::Cpu(x), View::Cpu(packed), ViewMut::Cpu(y)) => {
             cpu.conv_forward(shape, x, packed, y, stats);
@@ -72,6 +75,7 @@ pub fn conv_input_grad(
     assert_len("dy", dy.len(), shape.output_len());
     assert_len("packed", packed.len(), shape.packed_len().input_grad);
     assert_len("dx", dx.len(), shape.input_len());
+    let _timer = device.timer("conv_input_grad", Work::conv(shape));
     match (device, dy, packed, dx) {
         (Device::Cpu(cpu), View::Cpu(dy), View::Cpu(packed), ViewMut::Cpu(dx)) => {
             cpu.conv_input_grad(shape, dy, packed, dx, accumulate);
@@ -90,6 +94,7 @@ pub fn conv_weight_grad(
     assert_len("x", x.len(), shape.input_len());
     assert_len("dy", dy.len(), shape.output_len());
     assert_len("dw", dw.len(), shape.weight_len());
+    let _timer = device.timer("conv_weight_grad", Work::conv(shape));
     match (device, x, dy, dw) {
         (Device::Cpu(cpu), View::Cpu(x), View::Cpu(dy), ViewMut::Cpu(dw)) => {
             cpu.conv_weight_grad(shape, x, dy, dw);
@@ -113,6 +118,13 @@ pub enum Residual<'a> {
         /// `[2, C]`, as `norm_affine` writes it.
         affine: View<'a>,
     },
+}
+
+impl Residual<'_> {
+    /// Activations that are read for it.
+    fn operands(&self) -> usize {
+        usize::from(!matches!(self, Residual::None))
+    }
 }
 
 /// What follows the sum.
@@ -171,6 +183,8 @@ pub fn norm_apply(
             assert_len("residual affine", affine.len(), 2 * shape.channels);
         }
     }
+    let _timer =
+        device.timer("norm_apply", Work::elements((2 + residual.operands()) * shape.len()));
     match (device, z, affine, y) {
         (Device::Cpu(cpu), View::Cpu(z), View::Cpu(affine), ViewMut::Cpu(y)) => {
             cpu.norm_apply(shape, z, affine, residual, activation, y);
@@ -201,6 +215,10 @@ pub fn norm_backward_reduce(
     assert_len("d_gamma", d_gamma.len(), shape.channels);
     assert_len("d_beta", d_beta.len(), shape.channels);
     let y = y.map(|View::Cpu(y)| y);
+    let _timer = device.timer(
+        "norm_backward_reduce",
+        Work::elements(if y.is_some() { 4 } else { 2 } * shape.len()),
+    );
     match (device, dy, z, stats, d_gamma, d_beta) {
         (
             Device::Cpu(cpu),
@@ -234,6 +252,7 @@ pub fn norm_backward_apply(
     assert_len("d_gamma", d_gamma.len(), shape.channels);
     assert_len("d_beta", d_beta.len(), shape.channels);
     assert_len("dz", dz.len(), shape.len());
+    let _timer = device.timer("norm_backward_apply", Work::elements(3 * shape.len()));
     match (device, dy, z, stats, gamma, d_gamma, d_beta, dz) {
         (
             Device::Cpu(cpu),
@@ -275,6 +294,7 @@ pub fn norm_update_running(
 pub fn max_pool_forward(device: &Device, shape: &MaxPoolShape, x: View<'_>, y: ViewMut<'_>) {
     assert_len("x", x.len(), shape.input_len());
     assert_len("y", y.len(), shape.output_len());
+    let _timer = device.timer("max_pool_forward", Work::elements(x.len() + y.len()));
     match (device, x, y) {
         (Device::Cpu(cpu), View::Cpu(x), ViewMut::Cpu(y)) => cpu.max_pool_forward(shape, x, y),
     }
@@ -293,6 +313,7 @@ pub fn max_pool_backward(
     assert_len("y", y.len(), shape.output_len());
     assert_len("dy", dy.len(), shape.output_len());
     assert_len("dx", dx.len(), shape.input_len());
+    let _timer = device.timer("max_pool_backward", Work::elements(2 * (x.len() + y.len())));
     match (device, x, y, dy, dx) {
         (Device::Cpu(cpu), View::Cpu(x), View::Cpu(y), View::Cpu(dy), ViewMut::Cpu(dx)) => {
             cpu.max_pool_backward(shape, x, y, dy, dx);
@@ -304,6 +325,7 @@ pub fn max_pool_backward(
 pub fn average_pool_forward(device: &Device, shape: &PoolShape, x: View<'_>, y: ViewMut<'_>) {
     assert_len("x", x.len(), shape.input_len());
     assert_len("y", y.len(), shape.output_len());
+    let _timer = device.timer("average_pool_forward", Work::elements(x.len()));
     match (device, x, y) {
         (Device::Cpu(cpu), View::Cpu(x), ViewMut::Cpu(y)) => {
             cpu.average_pool_forward(shape, x, y);
@@ -315,6 +337,7 @@ pub fn average_pool_forward(device: &Device, shape: &PoolShape, x: View<'_>, y: 
 pub fn average_pool_backward(device: &Device, shape: &PoolShape, dy: View<'_>, dx: ViewMut<'_>) {
     assert_len("dy", dy.len(), shape.output_len());
     assert_len("dx", dx.len(), shape.input_len());
+    let _timer = device.timer("average_pool_backward", Work::elements(dx.len()));
     match (device, dy, dx) {
         (Device::Cpu(cpu), View::Cpu(dy), ViewMut::Cpu(dx)) => {
             cpu.average_pool_backward(shape, dy, dx);
@@ -335,6 +358,7 @@ pub fn linear_forward(
     assert_len("weight", weight.len(), shape.weight_len());
     assert_len("bias", bias.len(), shape.outputs);
     assert_len("y", y.len(), shape.output_len());
+    let _timer = device.timer("linear_forward", Work::elements(weight.len()));
     match (device, x, weight, bias, y) {
         (Device::Cpu(cpu), View::Cpu(x), View::Cpu(weight), View::Cpu(bias), ViewMut::Cpu(y)) => {
             cpu.linear_forward(shape, x, weight, bias, y)
@@ -360,6 +384,7 @@ pub fn linear_backward(
     assert_len("dx", dx.len(), shape.input_len());
     assert_len("d_weight", d_weight.len(), shape.weight_len());
     assert_len("d_bias", d_bias.len(), shape.outputs);
+    let _timer = device.timer("linear_backward", Work::elements(2 * weight.len()));
     match (device, x, weight, dy, dx, d_weight, d_bias) {
         (
             Device::Cpu(cpu),
@@ -396,6 +421,7 @@ pub fn softmax_cross_entropy(
         let known = (label as usize) < classes || label == IGNORED_LABEL;
         assert!(known, "label {label} of {classes} classes");
     }
+    let _timer = device.timer("softmax_cross_entropy", Work::elements(2 * logits.len()));
     match (device, logits, d_logits, sums) {
         (Device::Cpu(cpu), View::Cpu(logits), ViewMut::Cpu(d_logits), ViewMut::Cpu(sums)) => {
             let rule = LossRule { classes, label_smoothing, grad_scale };
@@ -453,6 +479,7 @@ pub fn sgd(
     for segment in segments {
         assert!(segment.span.end() <= params.len(), "{segment:?} of {} elements", params.len());
     }
+    let _timer = device.timer("sgd", Work::elements(5 * params.len()));
     match (device, params, grads, velocity) {
         (Device::Cpu(cpu), ViewMut::Cpu(params), View::Cpu(grads), ViewMut::Cpu(velocity)) => {
             cpu.sgd(rule, segments, params, grads, velocity)
@@ -490,6 +517,7 @@ pub fn augment(
     assert_len("mean", mean.len(), shape.channels);
     assert_len("std", std.len(), shape.channels);
     assert_len("out", out.len(), shape.output_len());
+    let _timer = device.timer("augment", Work::elements(out.len()));
     match (device, out) {
         (Device::Cpu(cpu), ViewMut::Cpu(out)) => {
             cpu.augment(shape, pixels, crops, mean, std, out);
@@ -501,6 +529,7 @@ pub fn augment(
 
 /// Index of the first element that is NaN or infinite.
 pub fn first_non_finite(device: &Device, values: View<'_>) -> Option<usize> {
+    let _timer = device.timer("first_non_finite", Work::elements(values.len()));
     match (device, values) {
         (Device::Cpu(cpu), View::Cpu(values)) => cpu.first_non_finite(values),
     }
@@ -509,6 +538,7 @@ pub fn first_non_finite(device: &Device, values: View<'_>) -> Option<usize> {
 /// `into += from`, element by element.
 pub fn add(device: &Device, into: ViewMut<'_>, from: View<'_>) {
     assert_len("from", from.len(), into.len());
+    let _timer = device.timer("add", Work::elements(3 * into.len()));
     match (device, into, from) {
         (Device::Cpu(cpu), ViewMut::Cpu(into), View::Cpu(from)) => cpu.add(into, from),
     }

@@ -134,13 +134,40 @@ impl ConvShape {
         2 * self.out_pixels() * self.kernel * self.kernel * self.in_channels * self.out_channels
     }
 
-    /// Elements of the packed weights: channels of the result rounded up to whole panels.
+    /// Elements of the packed weights: channels rounded up to whole panels; for some shapes, which the
+    /// image's size decides too, weights as they are multiplied in Winograd's algorithm.
     pub fn packed_len(&self) -> PackedLen {
+        if self.is_winograd() {
+            let (inputs, outputs) = (
+                self.in_channels.next_multiple_of(PANEL),
+                self.out_channels.next_multiple_of(PANEL),
+            );
+            return PackedLen {
+                forward: outputs * WINOGRAD_POINTS * (inputs + 1),
+                input_grad: inputs * WINOGRAD_POINTS * (outputs + 1),
+            };
+        }
         let taps = self.kernel * self.kernel;
         PackedLen {
             forward: self.out_channels.next_multiple_of(PANEL) * taps * self.in_channels,
             input_grad: self.in_channels.next_multiple_of(PANEL) * taps * self.out_channels,
         }
+    }
+
+    /// Whether the CPU computes this layer by Winograd's algorithm: where it needs far fewer products
+    /// and has enough channels to pay for its transforms. A sample's result may not depend on its
+    /// batch, so neither may this choice.
+    pub(crate) fn is_winograd(&self) -> bool {
+        let tiles = |height: usize, width: usize| height.div_ceil(4) * width.div_ceil(4);
+        let pays = |height: usize, width: usize| {
+            // 36 products instead of 9 for each pixel.
+            10 * WINOGRAD_POINTS * tiles(height, width) <= 6 * 9 * height * width
+        };
+        self.kernel == 3
+            && self.stride == 1
+            && self.in_channels.min(self.out_channels) >= WINOGRAD_CHANNELS
+            && pays(self.out_height(), self.out_width())
+            && pays(self.height, self.width)
     }
 }
 
@@ -232,3 +259,10 @@ fn windows(size: usize, kernel: usize, stride: usize, pad: usize) -> usize {
 
 /// Result channels of one panel of packed weights: one cache line, one AVX-512 register.
 pub(crate) const PANEL: usize = 16;
+
+/// Products of a tile of 4x4 outputs.
+const WINOGRAD_POINTS: usize = 36;
+
+/// Fewest channels, on either side, of a layer that Winograd's algorithm computes: with fewer the
+/// transforms cost most of what the products save, and direct sums are closer to exact ones.
+const WINOGRAD_CHANNELS: usize = 64;

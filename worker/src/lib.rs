@@ -5,6 +5,7 @@
 //! `prepare` and `trainer` the life of a generation. `session` alone speaks to the coordinator.
 
 pub mod args;
+pub mod bench;
 pub mod describe;
 pub mod export;
 pub mod predict;

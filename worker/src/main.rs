@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use worker::args::{Cli, Command, LogFormat};
+use worker::bench::bench;
 use worker::describe::{DescribeError, describe};
 use worker::evaluate::command::{self as evaluate, EvaluateError};
 use worker::export::{ExportError, export};
@@ -18,6 +19,8 @@ fn main() -> ExitCode {
     init_log(cli.log_format);
     let result = match &cli.command {
         Command::Join(args) => join(args).map_err(|error| (error.exit_code(), error.to_string())),
+        Command::Bench(args) => bench(args, &mut std::io::stdout())
+            .map_err(|error| (error.exit_code(), error.to_string())),
         Command::Describe(args) => show(describe(args), DescribeError::exit_code),
         Command::Predict(args) => show(predict(args), PredictError::exit_code),
         Command::Export(args) => show(export(args), ExportError::exit_code),

@@ -1,5 +1,5 @@
-//! Developer commands that need no shell: `cargo xtask tidy`. Knows the arguments and the exit
-//! code; each command is a module.
+//! Developer commands that need no shell: `cargo xtask tidy` and `cargo xtask bench`. Knows the
+//! arguments and the exit code; each command is a module.
 
 use anyhow::Context;
 use anyhow::Result;
@@ -8,14 +8,24 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+mod bench;
 mod tidy;
 
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => run_tidy(),
-        _ => bail!("unknown command {arguments:?}; usage: cargo xtask tidy"),
+        ["bench", ref options @ ..] => run_bench(options),
+        _ => bail!(
+            "unknown command {arguments:?}; usage: cargo xtask tidy, or cargo xtask bench PYTHON"
+        ),
     }
+}
+
+fn run_bench(options: &[&str]) -> Result<ExitCode> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
+    bench::run(root, &bench::Options::parse(options)?, &mut std::io::stdout())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_tidy() -> Result<ExitCode> {

@@ -17,7 +17,8 @@ impl CpuDevice {
         std: &[f32],
         out: &mut [f32],
     ) {
-        let tables = byte_tables(mean, std);
+        let mut scratch = self.scratch();
+        let tables = byte_tables(mean, std, scratch.sums.take(mean.len() * 256));
         let source_len = shape.height * shape.width * shape.channels;
         let sample_len = shape.out_height * shape.out_width * shape.channels;
         if sample_len == 0 {
@@ -25,17 +26,18 @@ impl CpuDevice {
         }
         self.chunks(Cost::elements(2 * out.len()), out, sample_len, |sample, out| {
             let source = &pixels[sample * source_len..][..source_len];
-            augment_sample(shape, source, crops[sample], &tables, out);
+            augment_sample(shape, source, crops[sample], tables, out);
         });
     }
 }
 
 /// The activation of each byte value, per channel.
-fn byte_tables(mean: &[f32], std: &[f32]) -> Vec<[f32; 256]> {
-    let table = |(&mean, &std): (&f32, &f32)| {
-        std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std)
-    };
-    mean.iter().zip(std).map(table).collect()
+fn byte_tables<'a>(mean: &[f32], std: &[f32], memory: &'a mut [f32]) -> &'a [[f32; 256]] {
+    let tables = memory.as_chunks_mut().0;
+    for (table, (&mean, &std)) in tables.iter_mut().zip(mean.iter().zip(std)) {
+        *table = std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std);
+    }
+    tables
 }
 
 fn augment_sample(

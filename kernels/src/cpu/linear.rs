@@ -2,7 +2,7 @@
 //! small part of any ResNet, so it owns no kernel of its own.
 
 use super::CpuDevice;
-use crate::device::AlignedVec;
+use super::scratch::Grown;
 use crate::ops::Accumulate;
 use crate::shape::{ConvShape, LinearShape};
 
@@ -16,8 +16,9 @@ impl CpuDevice {
         y: &mut [f32],
     ) {
         let conv = as_conv(shape);
-        let (forward, _) = self.packed(&conv, weight);
-        self.conv_forward(&conv, x, forward.as_slice(), y, None);
+        let mut scratch = self.scratch();
+        let [forward, _] = self.packed(&conv, weight, &mut scratch.weights);
+        self.conv_forward(&conv, x, forward, y, None);
         for row in y.chunks_exact_mut(shape.outputs.max(1)) {
             for (y, bias) in row.iter_mut().zip(bias) {
                 *y += bias;
@@ -37,8 +38,9 @@ impl CpuDevice {
         d_bias: &mut [f32],
     ) {
         let conv = as_conv(shape);
-        let (_, input_grad) = self.packed(&conv, weight);
-        self.conv_input_grad(&conv, dy, input_grad.as_slice(), dx, Accumulate::Overwrite);
+        let mut scratch = self.scratch();
+        let [_, input_grad] = self.packed(&conv, weight, &mut scratch.weights);
+        self.conv_input_grad(&conv, dy, input_grad, dx, Accumulate::Overwrite);
         self.conv_weight_grad(&conv, x, dy, d_weight);
         d_bias.fill(0.0);
         for row in dy.chunks_exact(shape.outputs.max(1)) {
@@ -48,12 +50,17 @@ impl CpuDevice {
         }
     }
 
-    fn packed(&self, conv: &ConvShape, weight: &[f32]) -> (AlignedVec, AlignedVec) {
+    /// The operands of both passes, in `memory`.
+    fn packed<'a>(
+        &self,
+        conv: &ConvShape,
+        weight: &[f32],
+        [forward, input_grad]: &'a mut [Grown; 2],
+    ) -> [&'a [f32]; 2] {
         let len = conv.packed_len();
-        let mut forward = AlignedVec::zeroed(len.forward);
-        let mut input_grad = AlignedVec::zeroed(len.input_grad);
-        self.conv_pack(conv, weight, forward.as_mut_slice(), input_grad.as_mut_slice());
-        (forward, input_grad)
+        let (forward, input_grad) = (forward.take(len.forward), input_grad.take(len.input_grad));
+        self.conv_pack(conv, weight, forward, input_grad);
+        [forward, input_grad]
     }
 }
 

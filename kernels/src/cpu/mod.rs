@@ -9,6 +9,7 @@ mod linear;
 mod loss;
 mod norm;
 mod norm_backward;
+mod peak;
 mod pool;
 mod scratch;
 mod sgd;
@@ -20,6 +21,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::device::DeviceError;
+use crate::profile::Profile;
 use scratch::{Borrowed, ScratchShelf};
 pub use simd::Isa;
 use simd::Vectors;
@@ -34,6 +36,7 @@ struct Inner {
     pool: rayon::ThreadPool,
     vectors: Vectors,
     scratch: ScratchShelf,
+    profile: Profile,
 }
 
 impl CpuDevice {
@@ -44,7 +47,8 @@ impl CpuDevice {
             .thread_name(|index| format!("compute-{index}"))
             .build()
             .map_err(|source| DeviceError::Threads { threads: threads.get(), source })?;
-        Ok(CpuDevice { inner: Arc::new(Inner { pool, vectors, scratch: ScratchShelf::default() }) })
+        let (scratch, profile) = (ScratchShelf::default(), Profile::default());
+        Ok(CpuDevice { inner: Arc::new(Inner { pool, vectors, scratch, profile }) })
     }
 
     /// Number of compute threads.
@@ -61,6 +65,10 @@ impl CpuDevice {
         let threads = self.threads();
         let plural = if threads == 1 { "" } else { "s" };
         format!("cpu: {threads} thread{plural}, {}", self.isa())
+    }
+
+    pub(crate) fn profile(&self) -> &Profile {
+        &self.inner.profile
     }
 
     /// Working memory for one task.

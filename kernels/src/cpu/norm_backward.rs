@@ -101,30 +101,59 @@ impl Kernel for Reduce<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Reduce { dy, y, z, mean, sums } = self;
-        if let Some(y) = y {
-            for (dy, &y) in dy.iter_mut().zip(y) {
-                *dy = if y <= 0.0 { 0.0 } else { *dy };
-            }
-        }
-        let channels = mean.len();
-        let (of_dy, of_products) = sums.split_at_mut(channels);
-        for first in (0..channels).step_by(LANES) {
-            let width = LANES.min(channels - first);
-            let means = lanes(simd, &mean[first..], width);
-            let mut sum = simd.splat(0.0);
-            let mut products = simd.splat(0.0);
-            for (dy, z) in dy.chunks_exact(channels).zip(z.chunks_exact(channels)) {
-                let dy = lanes(simd, &dy[first..], width);
-                let distance = simd.sub(lanes(simd, &z[first..], width), means);
-                sum = simd.add(sum, dy);
-                products = simd.mul_add(dy, distance, products);
-            }
-            store_lanes(simd, sum, &mut of_dy[first..]);
-            store_lanes(simd, products, &mut of_products[first..]);
+    fn run<S: Simd>(mut self, simd: S) {
+        let channels = self.mean.len();
+        let mut first = 0;
+        while first < channels {
+            let whole = (channels - first) / LANES;
+            first += match whole {
+                8.. => reduce::<S, 8>(simd, &mut self, first, LANES),
+                4.. => reduce::<S, 4>(simd, &mut self, first, LANES),
+                1.. => reduce::<S, 1>(simd, &mut self, first, LANES),
+                0 => reduce::<S, 1>(simd, &mut self, first, channels - first),
+            };
         }
     }
+}
+
+/// `N` vectors of `width` channels from `first` on, row by row; returns the channels.
+#[inline(always)]
+fn reduce<S: Simd, const N: usize>(
+    simd: S,
+    of: &mut Reduce<'_>,
+    first: usize,
+    width: usize,
+) -> usize {
+    let channels = of.mean.len();
+    let mut means = [simd.splat(0.0); N];
+    for (v, means) in means.iter_mut().enumerate() {
+        *means = lanes(simd, &of.mean[first + v * LANES..], width);
+    }
+    let mut sums = [simd.splat(0.0); N];
+    let mut products = [simd.splat(0.0); N];
+    for (row, dy) in of.dy.chunks_exact_mut(channels).enumerate() {
+        let dy = &mut dy[first..first + (N - 1) * LANES + width];
+        let at = row * channels + first;
+        let z = &of.z[at..at + dy.len()];
+        let y = of.y.map(|y| &y[at..at + dy.len()]);
+        for v in 0..N {
+            let mut d = lanes(simd, &dy[v * LANES..], width);
+            if let Some(y) = y {
+                d = simd.gated(lanes(simd, &y[v * LANES..], width), d);
+                store_lanes(simd, d, &mut dy[v * LANES..]);
+            }
+            let distance = simd.sub(lanes(simd, &z[v * LANES..], width), means[v]);
+            sums[v] = simd.add(sums[v], d);
+            products[v] = simd.mul_add(d, distance, products[v]);
+        }
+    }
+    let (of_dy, of_products) = of.sums.split_at_mut(channels);
+    for v in 0..N {
+        let at = first + v * LANES;
+        store_lanes(simd, sums[v], &mut of_dy[at..at + width]);
+        store_lanes(simd, products[v], &mut of_products[at..at + width]);
+    }
+    (N - 1) * LANES + width
 }
 
 /// `dz = scale * (dy - dy_mean - slope * (z - mean))`.

@@ -11,9 +11,14 @@ use crate::device::AlignedVec;
 /// One task's working memory.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    pub(super) source: Grown,  // a padded source image
-    pub(super) sums: Grown,    // partial sums of tasks
-    pub(super) columns: Grown, // columns of `dy`, made contiguous
+    pub(super) source: Grown,       // a padded source image
+    pub(super) sums: Grown,         // partial sums of tasks
+    pub(super) columns: Grown,      // columns of `dy`, made contiguous
+    pub(super) rows: Grown,         // wide rows of `x`, likewise
+    pub(super) weights: [Grown; 2], // a linear layer's, packed
+    pub(super) zeros: Grown,        // what padding holds
+    pub(super) values: Grown,       // transformed tiles
+    pub(super) products: Grown,     // of transformed tiles
     pub(super) table: Table,
     pub(super) pairs: Pairs,
 }
@@ -50,6 +55,13 @@ impl Grown {
             self.0 = None;
         }
         &mut self.0.get_or_insert_with(|| AlignedVec::zeroed(len)).as_mut_slice()[..len]
+    }
+
+    /// `len` zeros.
+    pub(super) fn zeros(&mut self, len: usize) -> &[f32] {
+        let zeros = self.take(len);
+        zeros.fill(0.0);
+        zeros
     }
 }
 

@@ -39,6 +39,10 @@ pub(crate) trait Simd: Copy {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `floor` where `a < floor`, else `a`: NaN stays NaN.
     fn at_least(self, a: Self::V, floor: Self::V) -> Self::V;
+    /// 0 where `gate <= 0`, else `a`: a NaN in the gate lets through.
+    fn gated(self, gate: Self::V, a: Self::V) -> Self::V;
+    /// Asks for a line that will be read soon.
+    fn prefetch(self, from: &[f32; LANES]);
     /// `a * b + c`, rounded once.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
 }
@@ -184,6 +188,14 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn gated(self, gate: Self::V, a: Self::V) -> Self::V {
+        std::array::from_fn(|i| if gate[i] <= 0.0 { 0.0 } else { a[i] })
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _from: &[f32; LANES]) {}
+
+    #[inline(always)]
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
@@ -261,6 +273,21 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn gated(self, gate: __m512, a: __m512) -> __m512 {
+            // SAFETY: as in `splat`.
+            unsafe {
+                let zero = _mm512_setzero_ps();
+                _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask::<_CMP_LE_OQ>(gate, zero), zero)
+            }
+        }
+
+        #[inline(always)]
+        fn prefetch(self, from: &[f32; LANES]) {
+            // SAFETY: as in `splat`; a prefetch reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.as_ptr().cast()) }
+        }
+
+        #[inline(always)]
         fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: as in `splat`.
             unsafe { _mm512_fmadd_ps(a, b, c) }
@@ -317,6 +344,24 @@ mod x86 {
             // Of a NaN or two zeros the instruction returns its second operand.
             // SAFETY: as in `splat`.
             unsafe { [_mm256_max_ps(floor[0], a[0]), _mm256_max_ps(floor[1], a[1])] }
+        }
+
+        #[inline(always)]
+        fn gated(self, gate: [__m256; 2], a: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: as in `splat`.
+            unsafe {
+                let zero = _mm256_setzero_ps();
+                [
+                    _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(gate[0], zero), a[0]),
+                    _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(gate[1], zero), a[1]),
+                ]
+            }
+        }
+
+        #[inline(always)]
+        fn prefetch(self, from: &[f32; LANES]) {
+            // SAFETY: as in `splat`; a prefetch reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.as_ptr().cast()) }
         }
 
         #[inline(always)]

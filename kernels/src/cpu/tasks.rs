@@ -64,6 +64,36 @@ impl CpuDevice {
         }
     }
 
+    /// Calls `task(index, chunks)` for the chunks of `chunk_len` elements that have the same place in
+    /// each ninth of `data`, `part_len` elements.
+    pub(super) fn nine_chunks(
+        &self,
+        cost: Cost,
+        data: &mut [f32],
+        part_len: usize,
+        chunk_len: usize,
+        task: impl Fn(usize, [&mut [f32]; 9]) + Sync,
+    ) {
+        assert_eq!(data.len(), 9 * part_len);
+        let mut parts = data.chunks_exact_mut(part_len);
+        let parts: [&mut [f32]; 9] = std::array::from_fn(|_| parts.next().expect("nine parts"));
+        if self.is_serial(cost) {
+            let mut nine = parts.map(|part| part.chunks_mut(chunk_len));
+            for index in 0..part_len.div_ceil(chunk_len) {
+                let chunks = nine.each_mut().map(|chunks| chunks.next().expect("equal parts"));
+                task(index, chunks);
+            }
+            return;
+        }
+        let [a, b, c, d, e, f, g, h, i] = parts.map(|part| part.par_chunks_mut(chunk_len));
+        let nine = (a, b, c, d, e, f, g, h, i).into_par_iter().enumerate();
+        self.inner.pool.install(|| {
+            nine.for_each(|(index, (a, b, c, d, e, f, g, h, i))| {
+                task(index, [a, b, c, d, e, f, g, h, i]);
+            });
+        });
+    }
+
     fn is_serial(&self, cost: Cost) -> bool {
         self.threads() == 1 || cost.0 < SERIAL_NANOSECONDS
     }

@@ -147,11 +147,21 @@ fn shapes() -> Vec<ConvShape> {
         conv(5, 23, 21, 2, 9, 3, 2, 1),
         conv(4, 33, 31, 16, 40, 3, 2, 1),
         conv(3, 29, 27, 33, 66, 1, 2, 0),
+        // By Winograd's algorithm: whole tiles, ragged ones, one a sample, each pad, wide layers.
+        conv(3, 8, 8, 64, 64, 3, 1, 1),
+        conv(2, 7, 7, 72, 80, 3, 1, 1),
+        conv(5, 4, 4, 64, 64, 3, 1, 1),
+        conv(2, 19, 14, 65, 70, 3, 1, 1),
+        conv(1, 10, 9, 64, 66, 3, 1, 0),
+        conv(2, 6, 12, 68, 64, 3, 1, 2),
+        conv(26, 12, 8, 64, 65, 3, 1, 1),
+        conv(3, 8, 6, 208, 193, 3, 1, 1),
+        conv(70, 4, 4, 200, 216, 3, 1, 1),
     ]
 }
 
 #[expect(clippy::too_many_arguments, reason = "a row of a table of shapes")]
-fn conv(
+pub(crate) fn conv(
     batch: usize,
     height: usize,
     width: usize,
@@ -164,57 +174,79 @@ fn conv(
     ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, pad }
 }
 
-struct Data {
-    x: Vec<f32>,
-    w: Vec<f32>,
-    dy: Vec<f32>,
+pub(crate) struct Data {
+    pub(crate) x: Vec<f32>,
+    pub(crate) w: Vec<f32>,
+    pub(crate) dy: Vec<f32>,
 }
 
-struct Results {
-    y: Vec<f32>,
+pub(crate) struct Results {
+    pub(crate) y: Vec<f32>,
     stats: Vec<f32>,
-    dx: Vec<f32>,
+    pub(crate) dx: Vec<f32>,
     dx_added: Vec<f32>, // to x
-    dw: Vec<f32>,
+    pub(crate) dw: Vec<f32>,
 }
 
 impl Data {
-    fn new(shape: &ConvShape) -> Data {
+    pub(crate) fn new(shape: &ConvShape) -> Data {
         let mut numbers = Numbers::new(shape.input_len() as u64);
         let x = numbers.vec(shape.input_len());
         let w = numbers.vec(shape.weight_len());
         Data { x, w, dy: numbers.vec(shape.output_len()) }
     }
+
+    /// Results start as NaN, so that an element nobody writes is found.
+    pub(crate) fn memory(&self, shape: &ConvShape) -> Memory {
+        let nan = |len| vec![f32::NAN; len];
+        let packed_len = shape.packed_len();
+        let results = Results {
+            y: nan(shape.output_len()),
+            stats: nan(2 * shape.out_channels),
+            dx: nan(shape.input_len()),
+            dx_added: self.x.clone(),
+            dw: nan(shape.weight_len()),
+        };
+        Memory {
+            forward: nan(packed_len.forward),
+            back: nan(packed_len.input_grad),
+            without_stats: nan(shape.output_len()),
+            results,
+        }
+    }
 }
 
-/// Results start as NaN, so that an element nobody writes is found.
-fn run(device: &Device, shape: &ConvShape, data: &Data) -> Results {
-    let nan = |len| vec![f32::NAN; len];
-    let packed_len = shape.packed_len();
-    let (mut forward, mut back) = (nan(packed_len.forward), nan(packed_len.input_grad));
-    let mut r = Results {
-        y: nan(shape.output_len()),
-        stats: nan(2 * shape.out_channels),
-        dx: nan(shape.input_len()),
-        dx_added: data.x.clone(),
-        dw: nan(shape.weight_len()),
-    };
+/// What a convolution is given to write to.
+pub(crate) struct Memory {
+    forward: Vec<f32>,
+    back: Vec<f32>,
+    without_stats: Vec<f32>,
+    results: Results,
+}
+
+pub(crate) fn run(device: &Device, shape: &ConvShape, data: &Data) -> Results {
+    let mut memory = data.memory(shape);
+    run_into(device, shape, data, &mut memory);
+    assert!(memory.without_stats == memory.results.y, "statistics change the result of {shape:?}");
+    memory.results
+}
+
+/// Every pass once.
+pub(crate) fn run_into(device: &Device, shape: &ConvShape, data: &Data, memory: &mut Memory) {
+    let Memory { forward, back, without_stats, results: r } = memory;
     let (x, w, dy) = (View::Cpu(&data.x), View::Cpu(&data.w), View::Cpu(&data.dy));
-    conv_pack(device, shape, w, ViewMut::Cpu(&mut forward), ViewMut::Cpu(&mut back));
-    let (forward, back) = (View::Cpu(&forward), View::Cpu(&back));
+    conv_pack(device, shape, w, ViewMut::Cpu(forward), ViewMut::Cpu(back));
+    let (forward, back) = (View::Cpu(forward), View::Cpu(back));
     let stats = ViewMut::Cpu(&mut r.stats);
     conv_forward(device, shape, x, forward, ViewMut::Cpu(&mut r.y), Some(stats));
-    let mut without_stats = nan(shape.output_len());
-    conv_forward(device, shape, x, forward, ViewMut::Cpu(&mut without_stats), None);
-    assert!(without_stats == r.y, "statistics change the result of {shape:?}");
+    conv_forward(device, shape, x, forward, ViewMut::Cpu(without_stats), None);
     let (overwrite, add) = (Accumulate::Overwrite, Accumulate::Add);
     conv_input_grad(device, shape, dy, back, ViewMut::Cpu(&mut r.dx), overwrite);
     conv_input_grad(device, shape, dy, back, ViewMut::Cpu(&mut r.dx_added), add);
     conv_weight_grad(device, shape, x, dy, ViewMut::Cpu(&mut r.dw));
-    r
 }
 
-mod reference {
+pub(crate) mod reference {
     use kernels::ConvShape;
 
     pub(crate) fn forward(shape: &ConvShape, x: &[f64], w: &[f64]) -> Vec<f64> {

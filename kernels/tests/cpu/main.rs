@@ -5,8 +5,10 @@
 #![expect(clippy::print_stdout, reason = "what a machine cannot test is said aloud")]
 
 mod support;
+mod allocations;
 mod augment;
 mod conv;
+mod winograd;
 mod device;
 mod linear;
 mod loss;

@@ -4,6 +4,7 @@
 use super::geometry::{Grid, Windows};
 use super::stats::{BlockStats, Merge};
 use super::tile::Block;
+use super::winograd::Pass;
 use crate::cpu::CpuDevice;
 use crate::cpu::tasks::Cost;
 use crate::ops::Accumulate;
@@ -21,6 +22,10 @@ impl CpuDevice {
         if y.is_empty() {
             return;
         }
+        if shape.is_winograd() {
+            self.winograd_forward(shape, &Pass::forward(shape, x, packed), y, stats);
+            return;
+        }
         let mut scratch = self.scratch();
         let scratch = &mut *scratch;
         let windows = Windows::new(shape);
@@ -28,7 +33,7 @@ impl CpuDevice {
         let channels = shape.out_channels;
         let grid = Grid { height: shape.out_height(), width: shape.out_width() };
         let block_pixels = block_pixels(shape.out_pixels());
-        let zeros = vec![0.0; source.run];
+        let zeros = scratch.zeros.zeros(source.run);
         let compute = |index: usize, y: &mut [f32]| {
             let first = index * block_pixels;
             let pixels = first..first + y.len() / channels;
@@ -36,7 +41,7 @@ impl CpuDevice {
             scratch.table.fill(&source, &windows.phase, (grid, channels), pixels);
             self.vectors().run(Block {
                 source,
-                zeros: &zeros,
+                zeros,
                 table: &scratch.table,
                 taps: windows.phase.taps(),
                 weights: packed.as_chunks().0,
@@ -67,7 +72,52 @@ impl CpuDevice {
             }
         }
     }
+
+    /// Forward by Winograd's algorithm, with statistics.
+    fn winograd_forward(
+        &self,
+        shape: &ConvShape,
+        pass: &Pass<'_>,
+        y: &mut [f32],
+        stats: Option<&mut [f32]>,
+    ) {
+        let cost = Cost::flops(shape.flops());
+        let overwrite = Accumulate::Overwrite;
+        let Some(stats) = stats else {
+            self.winograd(pass, y, overwrite, cost);
+            return;
+        };
+        let (channels, pixels) = (shape.out_channels, shape.out_pixels());
+        let block_pixels = if pass.is_wide() { STATS_PIXELS } else { pass.block_pixels() };
+        let blocks = pixels.div_ceil(block_pixels);
+        let mut scratch = self.scratch();
+        let moments = scratch.sums.take(blocks * 2 * channels);
+        let block_len = block_pixels * channels;
+        if pass.is_wide() {
+            self.winograd(pass, y, overwrite, cost);
+            let cost = Cost::elements(y.len());
+            self.chunks(cost, moments, 2 * channels, |index, moments| {
+                let rows = &y[index * block_len..(index * block_len + block_len).min(y.len())];
+                self.vectors().run(BlockStats { rows, channels, moments });
+            });
+        } else {
+            let pairs = ((y, block_len), (moments, 2 * channels));
+            self.chunk_pairs(cost, pairs.0, pairs.1, |index, y, moments| {
+                self.winograd_block(pass, index, y, overwrite);
+                self.vectors().run(BlockStats { rows: y, channels, moments });
+            });
+        }
+        self.vectors().run(Merge {
+            moments: scratch.sums.take(blocks * 2 * channels),
+            block_pixels,
+            pixels,
+            stats,
+        });
+    }
 }
+
+/// Pixels of a block of statistics where no task owns one.
+const STATS_PIXELS: usize = 128;
 
 /// Pixels of a task: enough to use the weights often while they are in cache, few enough that a
 /// small image still makes tasks for several threads. All are multiples of the tiles' heights.

@@ -40,12 +40,16 @@ pub(super) struct Phase {
 
 /// One direction of a phase. Its position `i` is the result's row (or column) `i * every + first`,
 /// and tap `t` reads the source's row (or column) `i * step + taps[t].shift`.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Axis {
     pub(super) every: usize,
     pub(super) first: usize,
     pub(super) step: usize,
-    pub(super) taps: Vec<Tap>,
+    taps: usize,
+    kernel_index: (usize, usize), // of the first tap, and from one to the next
+    shift: (isize, isize),        // likewise
+    size: usize,                  // of the source
+    count: usize,                 // of positions
 }
 
 #[derive(Clone, Debug)]
@@ -68,12 +72,14 @@ pub(super) struct Segment {
 
 impl Phase {
     pub(super) fn taps(&self) -> usize {
-        self.rows.taps.len() * self.columns.taps.len()
+        self.rows.taps * self.columns.taps
     }
 
     /// Each tap's row and column, in the order of the packed weights.
-    pub(super) fn tap_pairs(&self) -> impl Iterator<Item = (&Tap, &Tap)> {
-        self.rows.taps.iter().flat_map(|row| self.columns.taps.iter().map(move |tap| (row, tap)))
+    pub(super) fn tap_pairs(&self) -> impl Iterator<Item = (Tap, Tap)> + use<> {
+        let (rows, columns) = (self.rows, self.columns);
+        let pair = move |i: usize| (rows.tap(i / columns.taps), columns.tap(i % columns.taps));
+        (0..self.taps()).map(pair)
     }
 
     /// The phase's part of the flat result pixels `pixels`, row by row.
@@ -102,34 +108,40 @@ impl Phase {
 impl Axis {
     /// Windows of a forward pass over `size` source positions.
     pub(super) fn forward(shape: &ConvShape, size: usize, count: usize) -> Axis {
-        let tap = |kernel_index: usize| {
-            let shift = kernel_index as isize - shape.pad as isize;
-            Tap { shift, inside: inside(shift, shape.stride, size, count), kernel_index }
-        };
-        let taps = (0..shape.kernel).map(tap).collect();
-        Axis { every: 1, first: 0, step: shape.stride, taps }
+        let shift = (-(shape.pad as isize), 1);
+        let (taps, step) = (shape.kernel, shape.stride);
+        Axis { every: 1, first: 0, step, taps, kernel_index: (0, 1), shift, size, count }
     }
 
     /// The single tap of kernel rows that are read whole: the source holds its own padding.
     pub(super) fn merged(shape: &ConvShape, count: usize) -> Axis {
-        let tap = Tap { shift: 0, inside: 0..count, kernel_index: 0 };
-        Axis { every: 1, first: 0, step: shape.stride, taps: vec![tap] }
+        let (step, size) = (shape.stride, count * shape.stride);
+        Axis { every: 1, first: 0, step, taps: 1, kernel_index: (0, 1), shift: (0, 1), size, count }
     }
 
     /// Of the `count` input positions, those equal to `first` modulo the stride, which read the
     /// `size` output positions whose windows cover them: `i = o * stride + k - pad`, solved for `o`.
     pub(super) fn backward(shape: &ConvShape, size: usize, count: usize, first: usize) -> Axis {
         let count = count.saturating_sub(first).div_ceil(shape.stride);
-        let tap = |kernel_index: usize| {
-            let shift = (first + shape.pad) as isize - kernel_index as isize;
-            let stride = shape.stride as isize;
-            (shift % stride == 0).then(|| {
-                let shift = shift / stride;
-                Tap { shift, inside: inside(shift, 1, size, count), kernel_index }
-            })
-        };
-        let taps = (0..shape.kernel).filter_map(tap).collect();
-        Axis { every: shape.stride, first, step: 1, taps }
+        // Every stride-th of the kernel's rows (or columns) meets an output.
+        let (reach, stride) = (first + shape.pad, shape.stride);
+        let nearest = reach % stride;
+        Axis {
+            every: stride,
+            first,
+            step: 1,
+            taps: shape.kernel.saturating_sub(nearest).div_ceil(stride),
+            kernel_index: (nearest, stride),
+            shift: ((reach / stride) as isize, -1),
+            size,
+            count,
+        }
+    }
+
+    fn tap(&self, index: usize) -> Tap {
+        let shift = self.shift.0 + index as isize * self.shift.1;
+        let kernel_index = self.kernel_index.0 + index * self.kernel_index.1;
+        Tap { shift, inside: inside(shift, self.step, self.size, self.count), kernel_index }
     }
 
     /// The source's row (or column) that `tap` reads at `position`, which lies inside.

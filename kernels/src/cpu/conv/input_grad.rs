@@ -5,6 +5,7 @@ use super::forward::block_pixels;
 use super::geometry::{Grid, Source};
 use super::pack::phases;
 use super::tile::Block;
+use super::winograd::Pass;
 use crate::cpu::CpuDevice;
 use crate::cpu::tasks::Cost;
 use crate::ops::Accumulate;
@@ -22,6 +23,11 @@ impl CpuDevice {
         if dx.is_empty() {
             return;
         }
+        if shape.is_winograd() {
+            let pass = Pass::input_grad(shape, dy, packed);
+            self.winograd(&pass, dx, accumulate, Cost::flops(shape.flops()));
+            return;
+        }
         let channels = shape.in_channels;
         let source = Source {
             x: dy,
@@ -31,8 +37,8 @@ impl CpuDevice {
             run: shape.out_channels,
         };
         let grid = Grid { height: shape.height, width: shape.width };
-        let phases = phases(shape);
-        let zeros = vec![0.0; source.run];
+        let mut scratch = self.scratch();
+        let zeros = scratch.zeros.zeros(source.run);
         let weights = packed.as_chunks().0;
         let panel_rows = shape.kernel * shape.kernel * shape.out_channels;
         let block_pixels = block_pixels(shape.out_pixels()) * shape.stride * shape.stride;
@@ -40,14 +46,14 @@ impl CpuDevice {
             let first = index * block_pixels;
             let pixels = first..first + dx.len() / channels;
             let mut scratch = self.scratch();
-            for phase in &phases {
+            for phase in phases(shape) {
                 if phase.taps() == 0 && accumulate == Accumulate::Add {
                     continue;
                 }
-                scratch.table.fill(&source, phase, (grid, channels), pixels.clone());
+                scratch.table.fill(&source, &phase, (grid, channels), pixels.clone());
                 self.vectors().run(Block {
                     source,
-                    zeros: &zeros,
+                    zeros,
                     table: &scratch.table,
                     taps: phase.taps(),
                     weights: &weights[phase.first_tap * shape.out_channels..],

@@ -1,6 +1,7 @@
-//! Direct NHWC convolution: no im2col buffer, one small table of pointers per task. The forward pass
-//! and the input gradient share one engine (`tile`), the weight gradient has its own. Whether
-//! another algorithm would suit a shape better is not asked here.
+//! NHWC convolution without an im2col buffer, by two algorithms; `ConvShape` says which computes a
+//! layer. Direct: one small table of pointers per task, where the forward pass and the input gradient
+//! share one engine (`tile`) and the weight gradient has its own (`outer`). `winograd`: 3x3 kernels of
+//! stride 1 between many channels.
 
 mod geometry;
 mod pack;
@@ -10,6 +11,7 @@ mod forward;
 mod input_grad;
 mod outer;
 mod weight_grad;
+mod winograd;
 
 pub(super) use outer::Pairs;
 pub(super) use tile::Table;

@@ -35,8 +35,8 @@ impl Pairs {
             if !row.inside.contains(&segment.row) || columns.is_empty() {
                 continue;
             }
-            let source_row = phase.rows.source(segment.row, row);
-            let source_column = phase.columns.source(columns.start, column);
+            let source_row = phase.rows.source(segment.row, &row);
+            let source_column = phase.columns.source(columns.start, &column);
             let x = source.offset(segment.image, source_row, source_column);
             let pixel = segment.pixel + columns.start - segment.columns.start;
             let dy = pixel * shape.out_channels;
@@ -54,6 +54,7 @@ pub(super) struct OuterSum<'a> {
     pub(super) first_row: usize,    // of the tap's elements of `x`
     pub(super) channels: usize,     // of `dy`
     pub(super) copy: &'a mut [f32], // [COPY_LEN], for columns of `dy`
+    pub(super) rows: &'a mut [f32], // [rows_len], for wide rows of `x`
     pub(super) sums: &'a mut [f32], // [rows, channels]
 }
 
@@ -62,12 +63,15 @@ impl Kernel for OuterSum<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let OuterSum { x, dy, pairs, first_row, channels, copy, sums } = self;
+        let OuterSum { x, dy, pairs, first_row, channels, copy, rows: rows_copy, sums } = self;
         // Narrow rows of `dy` are read where they are. Wide ones lie far apart and would meet in
         // few sets of the cache; ragged ones have no room for whole vectors.
         let copies = channels > COPY_WIDTH || !channels.is_multiple_of(LANES);
         let rows = sums.len() / channels;
         let panels = channels.div_ceil(LANES);
+        if !rows_copy.is_empty() {
+            copy_rows(x, &pairs.x, first_row, rows, rows_copy);
+        }
         let mut panel = 0;
         while panel < panels {
             let group = (panels - panel).min(S::PANELS);
@@ -77,16 +81,23 @@ impl Kernel for OuterSum<'_> {
                 copy_columns(dy, dy_at, (group * LANES).min(channels - first), copy);
                 (dy, dy_at) = (&*copy, &COPY_AT[..pairs.x.len()]);
             }
+            if !rows_copy.is_empty() {
+                let mut row = 0;
+                for x in rows_copy.chunks_exact(BLOCK_PIXELS * LANES) {
+                    let height = LANES.min(rows - row);
+                    let sums = &mut sums[row * channels..(row + height) * channels];
+                    let x_at = &ROWS_AT[..pairs.x.len()];
+                    let operands = Operands::new((x, x_at, height), (dy, dy_at, group * LANES));
+                    one_group(simd, &operands, Tile { sums, channels, first_row: 0, first }, group);
+                    row += height;
+                }
+                panel += group;
+                continue;
+            }
             let x_len = first_row + rows;
             let operands = Operands::new((x, &pairs.x, x_len), (dy, dy_at, group * LANES));
             let result = Tile { sums, channels, first_row, first };
-            match (S::PANELS, group) {
-                (4, 4) => all_rows::<S, 6, 4>(simd, &operands, result),
-                (4, 3) => all_rows::<S, 8, 3>(simd, &operands, result),
-                (4, 2) => all_rows::<S, 8, 2>(simd, &operands, result),
-                (4, _) => all_rows::<S, 16, 1>(simd, &operands, result),
-                _ => all_rows::<S, 6, 1>(simd, &operands, result),
-            }
+            one_group(simd, &operands, result, group);
             panel += group;
         }
     }
@@ -125,6 +136,18 @@ struct Tile<'a> {
     channels: usize,
     first_row: usize, // element of `x` that row 0 stands for
     first: usize,     // channel that the tile starts at
+}
+
+/// `group` panels of the result, in tiles that fill the registers.
+#[inline(always)]
+fn one_group<S: Simd>(simd: S, operands: &Operands<'_>, result: Tile<'_>, group: usize) {
+    match (S::PANELS, group) {
+        (4, 4) => all_rows::<S, 6, 4>(simd, operands, result),
+        (4, 3) => all_rows::<S, 8, 3>(simd, operands, result),
+        (4, 2) => all_rows::<S, 8, 2>(simd, operands, result),
+        (4, _) => all_rows::<S, 16, 1>(simd, operands, result),
+        _ => all_rows::<S, 6, 1>(simd, operands, result),
+    }
 }
 
 /// All rows of the result, `MR` at a time, the rest in ever smaller tiles.
@@ -187,6 +210,24 @@ fn tile<S: Simd, const MR: usize, const NV: usize>(
     MR
 }
 
+/// Elements of the copy of a block's rows of `x`: 0 for narrow rows, which are read where they are.
+/// Wide ones lie far apart, would meet in few sets of the cache, and are read once for each 64 columns.
+pub(super) fn rows_len(rows: usize) -> usize {
+    if rows < COPY_ROWS { 0 } else { rows.div_ceil(LANES) * BLOCK_PIXELS * LANES }
+}
+
+/// Copies `rows` elements of each pair's `x`, 16 by 16: `[panels][pairs][16]`.
+#[inline(always)]
+fn copy_rows(x: &[f32], x_at: &[u32], first_row: usize, rows: usize, copy: &mut [f32]) {
+    for (pair, &x_at) in x_at.iter().enumerate() {
+        let x = &x[x_at as usize + first_row..][..rows];
+        let panels = copy.chunks_exact_mut(BLOCK_PIXELS * LANES);
+        for (x, panel) in x.chunks(LANES).zip(panels) {
+            panel[pair * LANES..][..x.len()].copy_from_slice(x);
+        }
+    }
+}
+
 /// Copies `width` columns of the pairs' rows of `dy` side by side. What stands beyond `width` in the
 /// copy is finite or not, but its lanes are thrown away.
 #[inline(always)]
@@ -212,6 +253,20 @@ const COPY_AT: [u32; BLOCK_PIXELS] = {
     while pixel < BLOCK_PIXELS {
         at[pixel] = (pixel * COPY_WIDTH) as u32;
         pixel += 1;
+    }
+    at
+};
+
+/// Rows from which on they are copied.
+const COPY_ROWS: usize = 128;
+
+/// Where each pair of a copy of rows starts.
+const ROWS_AT: [u32; BLOCK_PIXELS] = {
+    let mut at = [0; BLOCK_PIXELS];
+    let mut pair = 0;
+    while pair < BLOCK_PIXELS {
+        at[pair] = (pair * LANES) as u32;
+        pair += 1;
     }
     at
 };

@@ -1,7 +1,7 @@
 //! Weights as the engine reads them: panels of 16 result channels, `[panels][taps][run][16]`, padded
 //! with zeros. Lanes of padding are computed and thrown away; no result depends on them.
 
-use super::geometry::{Axis, Phase, Tap};
+use super::geometry::{Axis, Phase};
 use crate::cpu::CpuDevice;
 use crate::cpu::tasks::Cost;
 use crate::shape::{ConvShape, PANEL};
@@ -14,6 +14,10 @@ impl CpuDevice {
         forward: &mut [f32],
         input_grad: &mut [f32],
     ) {
+        if shape.is_winograd() {
+            self.winograd_pack(shape, weight, forward, input_grad);
+            return;
+        }
         let taps = shape.kernel * shape.kernel;
         let cost = Cost::elements(2 * weight.len());
         let rows = taps * shape.in_channels;
@@ -21,11 +25,10 @@ impl CpuDevice {
             pack_columns(weight, shape.out_channels, panel * PANEL, packed);
         });
 
-        let order = tap_order(shape);
         let rows = taps * shape.out_channels;
         self.chunks(cost, input_grad, (rows * PANEL).max(1), |panel, packed| {
             let taps = packed.chunks_exact_mut(shape.out_channels * PANEL);
-            for (&tap, packed) in order.iter().zip(taps) {
+            for (tap, packed) in tap_order(shape).zip(taps) {
                 let tap_len = shape.in_channels * shape.out_channels;
                 let weight = &weight[tap * tap_len..][..tap_len];
                 pack_rows(weight, shape.out_channels, panel * PANEL, packed);
@@ -35,31 +38,27 @@ impl CpuDevice {
 }
 
 /// The phases of an input gradient, in the order in which their taps are packed.
-pub(super) fn phases(shape: &ConvShape) -> Vec<Phase> {
-    let mut phases = Vec::with_capacity(shape.stride * shape.stride);
+pub(super) fn phases(shape: &ConvShape) -> impl Iterator<Item = Phase> + use<> {
+    let shape = *shape;
     let mut first_tap = 0;
-    for row in 0..shape.stride {
-        for column in 0..shape.stride {
-            let rows = Axis::backward(shape, shape.out_height(), shape.height, row);
-            let columns = Axis::backward(shape, shape.out_width(), shape.width, column);
-            let phase = Phase { rows, columns, first_tap };
-            first_tap += phase.taps();
-            phases.push(phase);
-        }
-    }
-    phases
+    (0..shape.stride * shape.stride).map(move |index| {
+        let (row, column) = (index / shape.stride, index % shape.stride);
+        let rows = Axis::backward(&shape, shape.out_height(), shape.height, row);
+        let columns = Axis::backward(&shape, shape.out_width(), shape.width, column);
+        let phase = Phase { rows, columns, first_tap };
+        first_tap += phase.taps();
+        phase
+    })
 }
 
 /// The flat kernel index of each tap of the input gradient, phase by phase.
-fn tap_order(shape: &ConvShape) -> Vec<usize> {
-    let mut order = Vec::with_capacity(shape.kernel * shape.kernel);
+fn tap_order(shape: &ConvShape) -> impl Iterator<Item = usize> + use<> {
+    let kernel = shape.kernel;
     // Which taps belong to a phase does not depend on the image: packing knows no image size.
-    for phase in phases(&ConvShape { height: shape.kernel, width: shape.kernel, ..*shape }) {
-        let flat =
-            |(row, column): (&Tap, &Tap)| row.kernel_index * shape.kernel + column.kernel_index;
-        order.extend(phase.tap_pairs().map(flat));
-    }
-    order
+    let phases = phases(&ConvShape { height: kernel, width: kernel, ..*shape });
+    phases.flat_map(move |phase| {
+        phase.tap_pairs().map(move |(row, column)| row.kernel_index * kernel + column.kernel_index)
+    })
 }
 
 /// Columns `first..first + 16` of a matrix with `columns` columns.

@@ -44,8 +44,8 @@ impl Table {
                 if !row.inside.contains(&segment.row) || columns.is_empty() {
                     continue;
                 }
-                let source_row = phase.rows.source(segment.row, row);
-                let source_column = phase.columns.source(columns.start, column);
+                let source_row = phase.rows.source(segment.row, &row);
+                let source_column = phase.columns.source(columns.start, &column);
                 let first = source.offset(segment.image, source_row, source_column);
                 let step = phase.columns.step * source.channels;
                 let start = tap * self.slots + slot + columns.start - segment.columns.start;

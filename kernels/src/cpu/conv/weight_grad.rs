@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::geometry::Windows;
-use super::outer::{BLOCK_PIXELS, COPY_LEN, OuterSum};
+use super::outer::{BLOCK_PIXELS, COPY_LEN, OuterSum, rows_len};
 use crate::cpu::CpuDevice;
 use crate::cpu::tasks::Cost;
 use crate::shape::ConvShape;
@@ -19,6 +19,10 @@ impl CpuDevice {
         dw: &mut [f32],
     ) {
         if dw.is_empty() {
+            return;
+        }
+        if shape.is_winograd() {
+            self.winograd_weight_grad(shape, x, dy, dw);
             return;
         }
         let mut scratch = self.scratch();
@@ -47,6 +51,7 @@ impl CpuDevice {
                         first_row,
                         channels: shape.out_channels,
                         copy: scratch.columns.take(COPY_LEN),
+                        rows: scratch.rows.take(rows_len(cuts.rows)),
                         sums,
                     });
                 }
