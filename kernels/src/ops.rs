@@ -1,9 +1,13 @@
 //! The menu: one function per op, each a `match` on the device. Lengths are asserted here, once,
 //! for all devices. How a device computes is not known here.
 
-use crate::device::{Device, Span, View, ViewMut};
+use crate::device::{Device, View, ViewMut};
 use crate::profile::Work;
 use crate::shape::{AugmentShape, ConvShape, LinearShape, MaxPoolShape, NormShape, PoolShape};
+
+mod update;
+
+pub use update::{Sgd, SgdSegment, lerp, sgd, sums_of_squares};
 
 // --- convolution ---------------------------------------------------------------------------------
 
@@ -439,52 +443,6 @@ pub(crate) struct LossRule {
     pub(crate) classes: usize,
     pub(crate) label_smoothing: f32,
     pub(crate) grad_scale: f32,
-}
-
-// --- update --------------------------------------------------------------------------------------
-
-/// One parameter tensor inside the flat parameter buffer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SgdSegment {
-    /// Where it lies.
-    pub span: Span,
-    /// Its own weight decay.
-    pub weight_decay: f32,
-}
-
-/// The optimizer's rule of one step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sgd {
-    /// Of this step, schedule applied.
-    pub learning_rate: f32,
-    /// Of the velocity, 0 for none.
-    pub momentum: f32,
-    /// Whether the step looks ahead along the velocity.
-    pub nesterov: bool,
-}
-
-/// `g' = g + weight_decay * p; v = momentum * v + g'; p -= lr * (nesterov ? g' + momentum * v : v)`
-/// (PyTorch's form). All three buffers have the same layout; `segments` covers them, and what no
-/// segment covers stays as it is.
-pub fn sgd(
-    device: &Device,
-    rule: &Sgd,
-    segments: &[SgdSegment],
-    params: ViewMut<'_>,
-    grads: View<'_>,
-    velocity: ViewMut<'_>,
-) {
-    assert_len("grads", grads.len(), params.len());
-    assert_len("velocity", velocity.len(), params.len());
-    for segment in segments {
-        assert!(segment.span.end() <= params.len(), "{segment:?} of {} elements", params.len());
-    }
-    let _timer = device.timer("sgd", Work::elements(5 * params.len()));
-    match (device, params, grads, velocity) {
-        (Device::Cpu(cpu), ViewMut::Cpu(params), View::Cpu(grads), ViewMut::Cpu(velocity)) => {
-            cpu.sgd(rule, segments, params, grads, velocity)
-        }
-    }
 }
 
 // --- data ----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 //! The job file: one training run as a person writes it (TOML), and as the programs use it.
 //!
 //! Parse, then resolve: `raw` mirrors the text and leaves out what the person left out; `Job` has every value filled in
-//! and checked, no `Option`. `Job::to_toml` writes the resolved form, which parses back to the same `Job`: it is what is
+//! and checked, and an `Option` only for what can be off. `Job::to_toml` writes the resolved form, which parses back to the same `Job`: it is what is
 //! logged, sent to workers and stored in checkpoints.
 
 mod arch;
@@ -26,6 +26,8 @@ pub struct Job {
     pub model: Model,
     pub train: Train,
     pub optimizer: Optimizer,
+    /// `None`: no average is kept.
+    pub ema: Option<Ema>,
     pub schedule: Schedule,
     pub checkpoint: Checkpoint,
     pub exchange: Exchange,
@@ -114,6 +116,9 @@ pub struct Model {
     /// Whether the first convolution adds a bias. The BatchNorm behind it takes the bias out again, so no output depends on
     /// it: for weights and descriptions that have one.
     pub stem_bias: bool,
+    /// Whether the scale of each residual block's last BatchNorm starts at 0, so that every block starts as its shortcut
+    /// (Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1; torchvision's option of this name).
+    pub zero_init_residual: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,7 +157,7 @@ impl Train {
     }
 }
 
-/// SGD.
+/// SGD with momentum, in PyTorch's form.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Optimizer {
     /// Peak learning rate, for the whole batch.
@@ -161,6 +166,27 @@ pub struct Optimizer {
     pub nesterov: bool,
     /// Not applied to BatchNorm parameters and biases.
     pub weight_decay: f32,
+    pub rule: Rule,
+    /// Largest L2 norm of the gradient of all parameters together; a longer one is shortened to it. `None`: never.
+    pub clip_norm: Option<f32>,
+}
+
+/// Where a tensor's learning rate comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// The schedule's, for all.
+    Sgd,
+    /// Layer-wise adaptive rate scaling: the schedule's, times a ratio that each tensor that decays has of its own.
+    Lars { trust_coefficient: f32 },
+}
+
+/// The exponential moving average of parameters and running statistics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ema {
+    /// Share of the old average that an update keeps, once the average has warmed up.
+    pub decay: f64,
+    /// Steps from one update to the next.
+    pub every: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]

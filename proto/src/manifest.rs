@@ -1,7 +1,8 @@
 //! `manifest.json` of a checkpoint: everything needed to use its weights, and the hashes that tell whether they are whole.
 //!
 //! A checkpoint is a folder `step-00008123/` that holds `model.safetensors` (parameters and running statistics under
-//! torchvision's names, in its layouts), `optimizer.safetensors` (momentum under the parameters' names) and this file.
+//! torchvision's names, in its layouts), `optimizer.safetensors` (momentum under the parameters' names) and this file; for
+//! a job that averages also `ema.safetensors`, which has the form of the model's file.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,8 @@ pub struct Manifest {
     /// Class names, by label.
     pub classes: Vec<String>,
     pub input: Input,
-    /// Newest exact evaluation at this step; absent when the step was not evaluated.
+    /// Newest exact evaluation at this step, of the averaged weights if there are any; absent when the step was not
+    /// evaluated.
     pub evaluation: Option<Evaluation>,
     /// Version of the programs that wrote it.
     pub software_version: String,
@@ -77,3 +79,4 @@ pub const FORMAT: u32 = 1;
 pub const MANIFEST_FILE: &str = "manifest.json";
 pub const MODEL_FILE: &str = "model.safetensors";
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+pub const EMA_FILE: &str = "ema.safetensors";

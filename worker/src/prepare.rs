@@ -14,12 +14,12 @@ use proto::Timeline;
 use proto::job::{Job, JobError, Normalisation};
 use proto::wire::v1::{Form, TroubleKind};
 
-use crate::checkpoint::{CheckpointError, decode_model, decode_optimizer};
+use crate::checkpoint::{CheckpointError, decode_ema, decode_model, decode_optimizer};
 use crate::collective::{Collective, CollectiveError, Group, Peer, Solo, TcpExchange};
 use crate::data::{Loader, Share, Source, format};
 use crate::layout::Layout;
 use crate::model::{Geometry, ResNet};
-use crate::optim::Sgd;
+use crate::optim::{Ema, Sgd};
 use crate::step::{Gradients, Run};
 use crate::trainer::{Formation, Machine, peer_or_internal};
 use memory::MemoryError;
@@ -136,8 +136,10 @@ pub(crate) fn prepare(
         slices: u64::from(slices.start)..u64::from(slices.end),
     };
     let loader = Loader::start(source.clone(), share).map_err(PrepareError::Loader)?;
-    let (mut model, mut optimizer) = (model, optimizer);
-    load_state(&mut model, &mut optimizer, &job, formation)?;
+    let ema = job.ema.map(|rule| Ema::new(&machine.device, model.layout(), rule));
+    let mut state = State { model, optimizer, ema };
+    load_state(&mut state, &job, formation)?;
+    let State { model, optimizer, ema } = state;
     continue_unless_abandoned(formation)?;
     // Last, since the peers wait for it: what can fail for one worker alone has been tried.
     let collective = connect(machine, formation, &job, gradients.bucket_lens())?;
@@ -146,6 +148,7 @@ pub(crate) fn prepare(
         device: machine.device.clone(),
         model,
         optimizer,
+        ema,
         source,
         loader,
         collective,
@@ -217,14 +220,20 @@ fn plan_model(
     Ok(model)
 }
 
-fn load_state(
-    model: &mut ResNet,
-    optimizer: &mut Sgd,
-    job: &Job,
-    formation: &Formation,
-) -> Result<(), PrepareError> {
+/// What a checkpoint holds.
+struct State {
+    model: ResNet,
+    optimizer: Sgd,
+    ema: Option<Ema>,
+}
+
+fn load_state(state: &mut State, job: &Job, formation: &Formation) -> Result<(), PrepareError> {
+    let State { model, optimizer, ema } = state;
     if formation.form.base_step == 0 {
         model.initialise(job.seed);
+        if let Some(ema) = ema {
+            ema.start(model.params(), model.running());
+        }
         return Ok(());
     }
     let files = formation.checkpoint.as_ref();
@@ -236,6 +245,13 @@ fn load_state(
     decode_model(&layout, &files.model, params, running)?;
     let velocity = optimizer.velocity_mut().host_mut().expect(on_host);
     decode_optimizer(&layout, &files.optimizer, velocity)?;
+    if let Some(ema) = ema {
+        let bytes = files.ema.as_ref();
+        let bytes = bytes.ok_or(PrepareError::Plan("the base step's checkpoint has no average"))?;
+        let (params, running) = ema.state_mut();
+        let params = params.host_mut().expect(on_host);
+        decode_ema(&layout, bytes, params, running.host_mut().expect(on_host))?;
+    }
     model.pack();
     Ok(())
 }

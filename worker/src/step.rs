@@ -15,7 +15,7 @@ use crate::collective::{Abort, Collective, CollectiveError, NodeId, SlicePlan, S
 use crate::data::{Loader, LoaderError, Source};
 use crate::layout::Total;
 use crate::model::{ResNet, Targets};
-use crate::optim::Sgd;
+use crate::optim::{Ema, Sgd};
 use crate::progress::Progress;
 
 /// Everything that one step reads and changes.
@@ -24,6 +24,8 @@ pub struct Run {
     pub device: Device,
     pub model: ResNet,
     pub optimizer: Sgd,
+    /// Of a job that averages.
+    pub ema: Option<Ema>,
     pub source: Source,
     pub loader: Loader,
     pub collective: Box<dyn Collective>,
@@ -88,6 +90,17 @@ pub enum StepError {
     NotFinite { step: u64, what: String },
     #[error("train step {step}: the generation was abandoned")]
     Abandoned { step: u64 },
+}
+
+impl Run {
+    /// Exchanges the trained state with its average, where there is one: it is the average that is evaluated.
+    pub fn swap_average(&mut self) {
+        if let Some(ema) = &mut self.ema {
+            let (params, running) = self.model.state_mut();
+            ema.swap(params, running);
+            self.model.pack();
+        }
+    }
 }
 
 impl Gradients {
@@ -157,7 +170,10 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
     run.optimizer.update(params, &run.gradients.sum, plan.learning_rate);
     run.model.update_running(&run.gradients.sum, job.train.slices);
     run.model.pack();
-    let digest = digest(&run.model);
+    if let Some(ema) = &mut run.ema {
+        ema.update(plan.step, run.model.params(), run.model.running());
+    }
+    let digest = digest(&run.model, run.ema.as_ref());
     timer.mark(|times| &mut times.update);
     Ok(StepReport {
         step: plan.step,
@@ -169,11 +185,14 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
     })
 }
 
-/// A fast digest of weights and running statistics: what members compare after every step. The velocity is not
-/// looked at: a difference in it shows in the weights soon.
-pub fn digest(model: &ResNet) -> [u8; 16] {
+/// A fast digest of weights and running statistics, and of their averages: what members compare after every step. The
+/// velocity is not looked at: a difference in it shows in the weights soon.
+pub fn digest(model: &ResNet, ema: Option<&Ema>) -> [u8; 16] {
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-    for buffer in [model.params(), model.running()] {
+    let averages = ema.map(|ema| [ema.params(), ema.running()]);
+    for buffer in
+        [model.params(), model.running()].into_iter().chain(averages.into_iter().flatten())
+    {
         let host = buffer.host().expect("the CPU device's memory is host memory");
         hasher.update(bytemuck::cast_slice(host));
     }

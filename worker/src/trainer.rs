@@ -13,7 +13,7 @@ use proto::{Generation, Incarnation};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::checkpoint::Snapshot;
+use crate::checkpoint::{Average, Snapshot};
 use crate::collective::{Abort, CollectiveError, Listener};
 use crate::evaluate::{evaluate, share};
 use crate::optim::learning_rate;
@@ -58,6 +58,8 @@ pub struct Formation {
 pub struct CheckpointFiles {
     pub model: Vec<u8>,
     pub optimizer: Vec<u8>,
+    /// Of a job that averages.
+    pub ema: Option<Vec<u8>>,
 }
 
 /// What goes to the uploader, in this order.
@@ -132,7 +134,7 @@ fn train(
     let progress = &machine.progress;
     let Prepared { mut run, job, timeline, layout } = prepared;
     let base = formation.form.base_step;
-    let digest = digest(&run.model).to_vec();
+    let digest = digest(&run.model, run.ema.as_ref()).to_vec();
     formation.report(report::Kind::Ready(v1::Ready { step: base, digest }));
     orders.wait_for_run()?;
 
@@ -151,9 +153,10 @@ fn train(
         if timeline.evaluates_after(step) {
             progress.enter(Phase::Evaluate);
             let samples = share(run.source.dataset().test.len(), rank, world);
-            let Some(counts) = evaluate(&mut run.model, &run.source, samples, &run.abort) else {
-                return Err(GenerationError::Abandoned);
-            };
+            run.swap_average();
+            let counts = evaluate(&mut run.model, &run.source, samples, &run.abort);
+            run.swap_average();
+            let counts = counts.ok_or(GenerationError::Abandoned)?;
             formation.report(report::Kind::Evaluated(v1::Evaluated {
                 step,
                 samples: counts.samples,
@@ -170,6 +173,10 @@ fn train(
                 params: host(run.model.params()),
                 running: host(run.model.running()),
                 velocity: host(run.optimizer.velocity()),
+                average: run.ema.as_ref().map(|ema| Average {
+                    params: host(ema.params()),
+                    running: host(ema.running()),
+                }),
             }));
             if report.stop || step == timeline.total_steps() {
                 // Every sum has arrived: a goodbye that goes wrong costs nothing any more.

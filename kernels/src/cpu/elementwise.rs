@@ -1,4 +1,4 @@
-//! Sums over slices and fills: plain passes over memory. Whose numbers they are is not known here.
+//! Sums over slices, averages and fills: plain passes over memory. Whose numbers they are is not known here.
 
 use super::CpuDevice;
 use super::simd::{Kernel, Simd};
@@ -10,6 +10,14 @@ impl CpuDevice {
         self.chunks(Cost::elements(into.len()), into, CHUNK, |index, into| {
             let from = &from[index * CHUNK..][..into.len()];
             vectors.run(Add { into, from });
+        });
+    }
+
+    pub(crate) fn lerp(&self, into: &mut [f32], toward: &[f32], weight: f32) {
+        let vectors = self.vectors();
+        self.chunks(Cost::elements(into.len()), into, CHUNK, |index, into| {
+            let toward = &toward[index * CHUNK..][..into.len()];
+            vectors.run(Lerp { into, toward, weight });
         });
     }
 
@@ -53,6 +61,23 @@ impl Kernel for Add<'_> {
     fn run<S: Simd>(self, _simd: S) {
         for (into, from) in self.into.iter_mut().zip(self.from) {
             *into += from;
+        }
+    }
+}
+
+struct Lerp<'a> {
+    into: &'a mut [f32],
+    toward: &'a [f32],
+    weight: f32,
+}
+
+impl Kernel for Lerp<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) {
+        for (into, toward) in self.into.iter_mut().zip(self.toward) {
+            *into = self.weight.mul_add(toward - *into, *into);
         }
     }
 }

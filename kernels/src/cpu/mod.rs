@@ -14,6 +14,7 @@ mod pool;
 mod scratch;
 mod sgd;
 mod simd;
+mod sums_of_squares;
 mod tasks;
 
 use std::fmt;

@@ -1,5 +1,5 @@
-//! The optimizer's update, one pass over parameters, gradients and velocities. Schedules and which
-//! parameter decays are the caller's.
+//! The optimizer's update, one pass over parameters, gradients and velocities. Schedules, and what
+//! becomes of which parameter's gradient, are the caller's.
 
 use super::CpuDevice;
 use super::simd::{Kernel, Simd};
@@ -26,7 +26,7 @@ impl CpuDevice {
                 if from < to {
                     vectors.run(Update {
                         rule,
-                        weight_decay: segment.weight_decay,
+                        segment,
                         params: &mut params[from - first..to - first],
                         grads: &grads[from..to],
                         velocity: &mut velocity[from - first..to - first],
@@ -40,7 +40,7 @@ impl CpuDevice {
 
 struct Update<'a> {
     rule: &'a Sgd,
-    weight_decay: f32,
+    segment: &'a SgdSegment,
     params: &'a mut [f32],
     grads: &'a [f32],
     velocity: &'a mut [f32],
@@ -52,9 +52,10 @@ impl Kernel for Update<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _simd: S) {
         let Sgd { learning_rate, momentum, nesterov } = *self.rule;
+        let SgdSegment { gradient_scale, weight_decay, .. } = *self.segment;
         let operands = self.params.iter_mut().zip(self.grads).zip(self.velocity);
         for ((p, g), v) in operands {
-            let gradient = self.weight_decay.mul_add(*p, *g);
+            let gradient = weight_decay.mul_add(*p, gradient_scale * *g);
             *v = momentum.mul_add(*v, gradient);
             let step = if nesterov { momentum.mul_add(*v, gradient) } else { *v };
             *p = (-learning_rate).mul_add(step, *p);

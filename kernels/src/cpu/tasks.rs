@@ -94,6 +94,20 @@ impl CpuDevice {
         });
     }
 
+    /// `task(part)` of each part, in their order.
+    pub(super) fn map<P: Sync>(
+        &self,
+        cost: Cost,
+        parts: &[P],
+        task: impl Fn(&P) -> f64 + Sync + Send,
+    ) -> Vec<f64> {
+        if self.is_serial(cost) {
+            parts.iter().map(task).collect()
+        } else {
+            self.inner.pool.install(|| parts.par_iter().map(task).collect())
+        }
+    }
+
     fn is_serial(&self, cost: Cost) -> bool {
         self.threads() == 1 || cost.0 < SERIAL_NANOSECONDS
     }

@@ -32,10 +32,14 @@ const RULES: [Sgd; 3] = [
 /// Out of order, across the tasks' borders, and with a gap that nobody may touch.
 fn segments() -> [SgdSegment; 3] {
     [
-        SgdSegment { span: Span::new(20_000, LEN - 20_000), weight_decay: 5e-4 },
-        SgdSegment { span: Span::new(0, 7), weight_decay: 0.0 },
-        SgdSegment { span: Span::new(7, 19_000), weight_decay: 1e-2 },
+        segment(20_000, LEN - 20_000, 1.0, 5e-4),
+        segment(0, 7, 0.3, 0.0),
+        segment(7, 19_000, 0.01, 1e-2),
     ]
+}
+
+fn segment(start: usize, len: usize, gradient_scale: f32, weight_decay: f32) -> SgdSegment {
+    SgdSegment { span: Span::new(start, len), gradient_scale, weight_decay }
 }
 
 fn start() -> [Vec<f32>; 4] {
@@ -63,7 +67,8 @@ fn reference(rule: &Sgd) -> [Vec<f64>; 2] {
     for gradient in &gradients {
         for segment in segments() {
             for i in segment.span.start..segment.span.end() {
-                let g = f64::from(gradient[i]) + f64::from(segment.weight_decay) * params[i];
+                let scaled = f64::from(segment.gradient_scale) * f64::from(gradient[i]);
+                let g = scaled + f64::from(segment.weight_decay) * params[i];
                 velocity[i] = momentum * velocity[i] + g;
                 let step = if rule.nesterov { g + momentum * velocity[i] } else { velocity[i] };
                 params[i] -= rate * step;

@@ -67,6 +67,7 @@ impl Model {
             widths: STANDARD_WIDTHS.to_vec(),
             stem: Stem::Imagenet,
             stem_bias: false,
+            zero_init_residual: false,
         }
     }
 }

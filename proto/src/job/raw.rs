@@ -1,11 +1,13 @@
 //! The job file as written: every key optional unless it has no sensible default, unknown keys refused.
 
 mod data;
+mod optimizer;
 
 use serde::{Deserialize, Serialize};
 
 use super::*;
 use data::RawData;
+use optimizer::{RawEma, RawOptimizer};
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,6 +18,7 @@ pub(super) struct RawJob {
     model: RawModel,
     train: RawTrain,
     optimizer: RawOptimizer,
+    ema: Option<RawEma>,
     #[serde(default)]
     schedule: RawSchedule,
     #[serde(default)]
@@ -33,6 +36,7 @@ struct RawModel {
     widths: Option<Vec<usize>>,
     stem: Option<Stem>,
     stem_bias: Option<bool>,
+    zero_init_residual: Option<bool>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,15 +46,6 @@ struct RawTrain {
     batch: usize,
     slices: Option<usize>,
     label_smoothing: Option<f64>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawOptimizer {
-    learning_rate: f64,
-    momentum: Option<f64>,
-    nesterov: Option<bool>,
-    weight_decay: Option<f64>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -104,6 +99,7 @@ impl RawJob {
             data: self.data.resolve()?,
             model: self.model.resolve()?,
             optimizer: self.optimizer.resolve()?,
+            ema: self.ema.map(RawEma::resolve).transpose()?,
             schedule: self.schedule.resolve(train.epochs)?,
             train,
             checkpoint: self.checkpoint.resolve()?,
@@ -116,10 +112,13 @@ impl RawModel {
     fn resolve(self) -> Result<Model, JobError> {
         let stem = self.stem.unwrap_or(Stem::Imagenet);
         let stem_bias = self.stem_bias.unwrap_or(false);
+        let zero_init_residual = self.zero_init_residual.unwrap_or(false);
         let model = match (self.arch, self.block, self.blocks, self.widths) {
-            (Some(arch), None, None, None) => Model { stem, stem_bias, ..Model::standard(arch) },
+            (Some(arch), None, None, None) => {
+                Model { stem, stem_bias, zero_init_residual, ..Model::standard(arch) }
+            }
             (None, Some(block), Some(blocks), Some(widths)) => {
-                Model { block, blocks, widths, stem, stem_bias }
+                Model { block, blocks, widths, stem, stem_bias, zero_init_residual }
             }
             _ => {
                 let problem = "give either `arch` (resnet18, 34, 50, 101, 152) or all of `block`, `blocks` and `widths`";
@@ -176,31 +175,6 @@ impl RawTrain {
             "must be at least 0 and below 1",
         )?;
         Ok(Train { epochs: self.epochs, batch: self.batch, slices, label_smoothing })
-    }
-}
-
-impl RawOptimizer {
-    fn resolve(self) -> Result<Optimizer, JobError> {
-        // Narrowed before they are checked: what passes is what is used and written out again.
-        let learning_rate = self.learning_rate as f32;
-        let momentum = self.momentum.unwrap_or(0.9) as f32;
-        let nesterov = self.nesterov.unwrap_or(false);
-        let weight_decay = self.weight_decay.unwrap_or(0.0) as f32;
-        let positive = learning_rate > 0.0 && learning_rate.is_finite();
-        require(positive, "optimizer.learning_rate", "must be positive")?;
-        require(
-            (0.0..1.0).contains(&momentum),
-            "optimizer.momentum",
-            "must be at least 0 and below 1",
-        )?;
-        require(
-            !nesterov || momentum > 0.0,
-            "optimizer.nesterov",
-            "needs optimizer.momentum above 0",
-        )?;
-        let decays = weight_decay >= 0.0 && weight_decay.is_finite();
-        require(decays, "optimizer.weight_decay", "must be at least 0")?;
-        Ok(Optimizer { learning_rate, momentum, nesterov, weight_decay })
     }
 }
 
@@ -279,6 +253,7 @@ impl From<&Job> for RawJob {
                 widths: Some(job.model.widths.clone()),
                 stem: Some(job.model.stem),
                 stem_bias: Some(job.model.stem_bias),
+                zero_init_residual: Some(job.model.zero_init_residual),
             },
             train: RawTrain {
                 epochs: job.train.epochs,
@@ -286,12 +261,8 @@ impl From<&Job> for RawJob {
                 slices: Some(job.train.slices),
                 label_smoothing: Some(short(job.train.label_smoothing)),
             },
-            optimizer: RawOptimizer {
-                learning_rate: short(job.optimizer.learning_rate),
-                momentum: Some(short(job.optimizer.momentum)),
-                nesterov: Some(job.optimizer.nesterov),
-                weight_decay: Some(short(job.optimizer.weight_decay)),
-            },
+            optimizer: RawOptimizer::from(&job.optimizer),
+            ema: job.ema.as_ref().map(RawEma::from),
             schedule: RawSchedule {
                 decay: Some(decay),
                 warmup_epochs: Some(job.schedule.warmup_epochs),

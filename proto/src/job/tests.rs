@@ -27,6 +27,8 @@ fn a_minimal_file_is_filled_with_defaults() {
     assert_eq!((job.seed, job.train.slices, job.checkpoint.keep), (1, 8, 3));
     assert_eq!(job.model.blocks, [2, 2, 2, 2]);
     assert_eq!((job.model.stem, job.model.stem_bias), (Stem::Imagenet, false));
+    assert!(!job.model.zero_init_residual);
+    assert_eq!((job.optimizer.rule, job.optimizer.clip_norm, job.ema), (Rule::Sgd, None, None));
     assert_eq!(job.data.normalisation, Normalisation::Measured);
     assert_eq!(job.schedule.decay, Decay::Cosine);
 }
@@ -39,14 +41,25 @@ fn the_resolved_form_parses_back_to_the_same_job() {
             "path = \".\"\nmean = [0.1]\nstd = [0.3]\naugment = { pad = 4, flip = true }",
         )
         .replace("batch = 64", "batch = 64\nlabel_smoothing = 0.1")
-        .replace("arch = \"resnet18\"", "arch = \"resnet50\"\nstem_bias = true")
-        + "nesterov = true\nweight_decay = 5e-4\n[schedule]\ndecay = \"step\"\nmilestones = [1, 1.5]\ngamma = 0.2\n";
+        .replace(
+            "arch = \"resnet18\"",
+            "arch = \"resnet50\"\nstem_bias = true\nzero_init_residual = true",
+        )
+        + "nesterov = true\nweight_decay = 5e-4\nrule = \"lars\"\nclip_norm = 0.7\n\
+           [ema]\ndecay = 0.99998\nevery = 32\n[schedule]\ndecay = \"step\"\nmilestones = [1, 1.5]\ngamma = 0.2\n";
     for text in [MINIMAL, &full] {
         let job = Job::parse(text).unwrap();
         let written = job.to_toml();
         assert_eq!(Job::parse(&written).unwrap(), job, "{written}");
         assert_eq!(Job::parse(&written).unwrap().to_toml(), written);
     }
+}
+
+#[test]
+fn an_average_and_a_trust_ratio_have_the_usual_defaults() {
+    let job = Job::parse(&format!("{MINIMAL}rule = \"lars\"\n[ema]\n")).unwrap();
+    assert_eq!(job.optimizer.rule, Rule::Lars { trust_coefficient: 0.001 });
+    assert_eq!(job.ema, Some(Ema { decay: 0.9999, every: 1 }));
 }
 
 fn image_folder(keys: &str) -> Result<Job, JobError> {
@@ -144,6 +157,32 @@ fn values_that_cannot_work_are_refused_with_what_would() {
             "learning_rate = 0.1",
             "learning_rate = 0.1\nmomentum = 0.99999999999",
             "`optimizer.momentum`",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\nclip_norm = 0",
+            "`optimizer.clip_norm` must be positive; leave it out to clip nothing",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\ntrust_coefficient = 0.001",
+            "`optimizer.trust_coefficient` is for rule = \"lars\" only",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\nrule = \"lars\"\ntrust_coefficient = -1",
+            "`optimizer.trust_coefficient` must be positive",
+        ),
+        ("learning_rate = 0.1", "learning_rate = 0.1\nrule = \"adam\"", "unknown variant `adam`"),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\n[ema]\ndecay = 1",
+            "`ema.decay` must be at least 0 and below 1",
+        ),
+        (
+            "learning_rate = 0.1",
+            "learning_rate = 0.1\n[ema]\nevery = 0",
+            "`ema.every` must be 1 to 100000 steps",
         ),
         ("path = \".\"", "path = \".\"\nmean = [nan]\nstd = [1]", "`data.mean` must be finite"),
         ("arch = \"resnet18\"", "block = \"basic\"", "`model` give either `arch`"),

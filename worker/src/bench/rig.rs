@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use dataset::Draws;
 use kernels::ops::{self, Crop};
 use kernels::{Buffer, Device, Span};
-use proto::job::{Model, Optimizer};
+use proto::job::{Model, Optimizer, Rule};
 
 use crate::args::Bench;
 use crate::layout::Total;
@@ -111,7 +111,7 @@ impl Rig {
         lap(&mut phases.update);
         model.pack();
         lap(&mut phases.pack);
-        std::hint::black_box(digest(model));
+        std::hint::black_box(digest(model, None));
         lap(&mut phases.update);
         phases
     }
@@ -132,5 +132,11 @@ fn add_over_tree(device: &Device, slots: &mut [Buffer]) {
 }
 
 /// Small enough that random images train for ever.
-const RULE: Optimizer =
-    Optimizer { learning_rate: 1e-3, momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
+const RULE: Optimizer = Optimizer {
+    learning_rate: 1e-3,
+    momentum: 0.9,
+    nesterov: true,
+    weight_decay: 5e-4,
+    rule: Rule::Sgd,
+    clip_norm: None,
+};

@@ -1,4 +1,5 @@
-//! A training state as files: `model.safetensors` and `optimizer.safetensors`, in torchvision's names and layouts.
+//! A training state as files: `model.safetensors`, `optimizer.safetensors` and, for a job that averages, `ema.safetensors`,
+//! in torchvision's names and layouts.
 //!
 //! Bytes only: this module knows no disk, no network and no model, just the flat layout. The bytes depend on the state
 //! alone, so all members of a generation write the same files, and the hash of one identifies the state.
@@ -6,4 +7,4 @@
 mod permute;
 mod state;
 
-pub use state::{CheckpointError, Snapshot, decode_model, decode_optimizer};
+pub use state::{Average, CheckpointError, Snapshot, decode_ema, decode_model, decode_optimizer};

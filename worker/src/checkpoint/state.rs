@@ -1,4 +1,4 @@
-//! Encoding and decoding of the two files.
+//! Encoding and decoding of the files.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +16,15 @@ pub struct Snapshot {
     pub params: Vec<f32>,
     pub running: Vec<f32>,
     pub velocity: Vec<f32>,
+    /// Of a job that averages.
+    pub average: Option<Average>,
+}
+
+/// The averages of parameters and running statistics.
+#[derive(Clone, Debug)]
+pub struct Average {
+    pub params: Vec<f32>,
+    pub running: Vec<f32>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +38,13 @@ pub enum CheckpointError {
 impl Snapshot {
     /// Bytes of `model.safetensors`: parameters and running statistics.
     pub fn encode_model(&self) -> Vec<u8> {
-        let parameters = self.layout.parameters.iter().map(|tensor| (tensor, &self.params[..]));
-        let statistics = self.layout.statistics.iter().map(|tensor| (tensor, &self.running[..]));
-        encode(parameters.chain(statistics))
+        encode_weights(&self.layout, &self.params, &self.running)
+    }
+
+    /// Bytes of `ema.safetensors`: the averages, in the form of the model's file.
+    pub fn encode_ema(&self) -> Option<Vec<u8>> {
+        let average = self.average.as_ref()?;
+        Some(encode_weights(&self.layout, &average.params, &average.running))
     }
 
     /// Bytes of `optimizer.safetensors`: momentum under the parameters' names.
@@ -47,8 +60,27 @@ pub fn decode_model(
     params: &mut [f32],
     running: &mut [f32],
 ) -> Result<(), CheckpointError> {
+    decode_weights(proto::manifest::MODEL_FILE, layout, bytes, (params, running))
+}
+
+/// Fills averaged parameters and running statistics from the bytes of `ema.safetensors`.
+pub fn decode_ema(
+    layout: &Layout,
+    bytes: &[u8],
+    params: &mut [f32],
+    running: &mut [f32],
+) -> Result<(), CheckpointError> {
+    decode_weights(proto::manifest::EMA_FILE, layout, bytes, (params, running))
+}
+
+fn decode_weights(
+    file: &'static str,
+    layout: &Layout,
+    bytes: &[u8],
+    (params, running): (&mut [f32], &mut [f32]),
+) -> Result<(), CheckpointError> {
     let tensors: Vec<&Tensor> = layout.parameters.iter().chain(&layout.statistics).collect();
-    let file = open(proto::manifest::MODEL_FILE, bytes, &tensors)?;
+    let file = open(file, bytes, &tensors)?;
     for tensor in &layout.parameters {
         copy(&file, tensor, params)?;
     }
@@ -70,6 +102,12 @@ pub fn decode_optimizer(
         copy(&file, tensor, velocity)?;
     }
     Ok(())
+}
+
+fn encode_weights(layout: &Layout, params: &[f32], running: &[f32]) -> Vec<u8> {
+    let parameters = layout.parameters.iter().map(|tensor| (tensor, params));
+    let statistics = layout.statistics.iter().map(|tensor| (tensor, running));
+    encode(parameters.chain(statistics))
 }
 
 fn encode<'a>(tensors: impl Iterator<Item = (&'a Tensor, &'a [f32])>) -> Vec<u8> {

@@ -73,7 +73,18 @@ impl Builder {
         let scratch = [(); 3].map(|()| self.planners.arena.span(largest));
         let (packed_len, arena_len) = (self.planners.packed.len(), self.planners.arena.len());
         let layout = self.layout;
-        Graph { layout, packed_len, arena_len, stem, max_pool, blocks, head, input, scratch }
+        Graph {
+            layout,
+            packed_len,
+            arena_len,
+            stem,
+            max_pool,
+            blocks,
+            head,
+            zero_init_residual: model.zero_init_residual,
+            input,
+            scratch,
+        }
     }
 
     fn head(&mut self, last: &ConvShape, classes: usize) -> Head {

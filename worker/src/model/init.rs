@@ -2,7 +2,7 @@
 //!
 //! As torchvision does it: convolutions from a normal distribution of variance `2 / fan_out` (He et al., "Delving Deep into
 //! Rectifiers", 2015), linear layers and biases from a uniform one of bound `1 / sqrt(inputs)` (PyTorch's default),
-//! BatchNorm 1 and 0.
+//! BatchNorm 1 and 0 (`ResNet::initialise` has an exception for the last scale of a block).
 
 use dataset::Draws;
 use kernels::Buffer;

@@ -43,6 +43,8 @@ pub(super) struct Graph {
     pub(super) max_pool: Option<MaxPool>,
     pub(super) blocks: Vec<Block>,
     pub(super) head: Head,
+    /// Whether `initialise` makes the blocks start as their shortcuts.
+    pub(super) zero_init_residual: bool,
     /// In the arena: the input images; three gradients of the largest activation, used in turn.
     pub(super) input: Span,
     pub(super) scratch: [Span; 3],
@@ -155,6 +157,11 @@ impl ResNet {
     pub fn initialise(&mut self, seed: u64) {
         let Buffers { params, running, .. } = &mut self.buffers;
         super::init::initialise(&self.graph.layout, seed, params, running);
+        if self.graph.zero_init_residual {
+            for block in &self.graph.blocks {
+                ops::fill(&self.device, params.view_mut(block.last().gamma), 0.0);
+            }
+        }
         self.pack();
     }
 

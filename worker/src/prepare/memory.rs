@@ -39,10 +39,10 @@ pub(super) fn require(
     Err(MemoryError { need_mib: total >> 20, available_mib: available >> 20, advice })
 }
 
-/// Model, momentum, gradient slots and their sum.
+/// Model, momentum, gradient slots and their sum, and the average, which is as long as a gradient vector.
 fn need(job: &Job, geometry: Geometry, slices: &Range<u32>) -> u64 {
     let model = ResNet::elements(&job.model, geometry);
-    let vectors = SlicePlan::new(slices.clone()).slots() + 1;
+    let vectors = SlicePlan::new(slices.clone()).slots() + 1 + usize::from(job.ema.is_some());
     let elements = model.total + model.parameters + vectors * model.gradient;
     4 * elements as u64
 }

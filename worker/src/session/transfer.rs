@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::Generation;
-use proto::manifest::{MODEL_FILE, OPTIMIZER_FILE};
+use proto::manifest::{EMA_FILE, MODEL_FILE, OPTIMIZER_FILE};
 use proto::wire::v1::{
     CheckpointChunk, CheckpointData, CheckpointFile, CheckpointHeader, CheckpointRequest, Finished,
     Form, Report, checkpoint_chunk, report,
@@ -147,11 +147,14 @@ impl Encoded {
     }
 }
 
-fn encode(snapshot: &Snapshot) -> [Encoded; 2] {
-    [
+/// The model's file first.
+fn encode(snapshot: &Snapshot) -> Vec<Encoded> {
+    let mut files = vec![
         Encoded::new(MODEL_FILE, snapshot.encode_model()),
         Encoded::new(OPTIMIZER_FILE, snapshot.encode_optimizer()),
-    ]
+    ];
+    files.extend(snapshot.encode_ema().map(|bytes| Encoded::new(EMA_FILE, bytes)));
+    files
 }
 
 /// The chunk at the start of what is left of a part.
@@ -244,7 +247,9 @@ impl Incoming {
             Some(std::mem::take(&mut self.contents[index]))
         };
         match (named(MODEL_FILE), named(OPTIMIZER_FILE)) {
-            (Some(model), Some(optimizer)) => Ok(CheckpointFiles { model, optimizer }),
+            (Some(model), Some(optimizer)) => {
+                Ok(CheckpointFiles { model, optimizer, ema: named(EMA_FILE) })
+            }
             _ => Err("the model's or the optimizer's file is missing"),
         }
     }
