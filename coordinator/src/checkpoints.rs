@@ -20,7 +20,7 @@ pub use assembly::{Assembly, Part, UploadError, Uploads};
 pub use header::FileSpec;
 pub use seal::seal;
 pub use shelf::{Index, retain};
-pub use verify::{Damage, Whole, find_base, verify};
+pub use verify::{Damage, Whole, find_base, read_manifest, verify};
 
 /// Folder of a job's checkpoints.
 pub fn folder_of(jobs: &Path, job: &JobId) -> PathBuf {

@@ -3,7 +3,8 @@
 //!
 //! `metrics.jsonl` holds one object per committed step,
 //! `{"step", "epoch", "loss", "correct", "samples", "images_per_second", "workers": {name: {"data_ms", ...}}}`,
-//! and one per evaluation, `{"step", "epoch", "evaluation": {"samples", "correct", "correct_top5", "loss"}}`.
+//! and one per evaluation (of the averaged weights, if the job averages),
+//! `{"step", "epoch", "evaluation": {"samples", "correct", "correct_top5", "loss"}}`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::OpenOptions;

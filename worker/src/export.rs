@@ -48,7 +48,7 @@ impl ExportError {
 /// Writes the file; returns what the command prints.
 pub fn export(args: &Export) -> Result<String, ExportError> {
     let format = Format::of(&args.out)?;
-    let trained = Trained::open(&args.checkpoint)?;
+    let trained = Trained::open(&args.checkpoint, args.weights)?;
     // Proves that the weights are those of the manifest's job, before they are given away under its name.
     let device = Device::cpu(NonZeroUsize::MIN)?;
     trained.model(&device, 1)?;
@@ -67,7 +67,7 @@ pub fn export(args: &Export) -> Result<String, ExportError> {
     write_whole(&args.out, &bytes)
         .map_err(|source| ExportError::Write { path: args.out.clone(), source })?;
     let (title, out, size) = (trained.title(), args.out.display(), grouped(bytes.len() as u64));
-    Ok(format!("{title} as {out}, {size} bytes\n"))
+    Ok(format!("{title}, {}, as {out}, {size} bytes\n", trained.kind.file()))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,13 +12,15 @@ use serde::Serialize;
 use crate::args::Predict;
 use crate::join::all_cores;
 use crate::table::{Align, Table, json};
-use crate::trained::{Trained, TrainedError};
+use crate::trained::{Trained, TrainedError, Weights};
 
 /// What a model said.
 #[derive(Clone, Debug, Serialize)]
 pub struct Predictions {
     pub checkpoint: String,
-    pub model_sha256: String,
+    pub weights: Weights,
+    /// Of the file of these weights.
+    pub weights_sha256: String,
     /// In the order of the command line.
     pub images: Vec<Prediction>,
 }
@@ -76,7 +78,7 @@ pub fn predict(args: &Predict) -> Result<String, PredictError> {
 
 /// All images, a batch at a time; the first that can't be read ends it.
 pub fn predictions(args: &Predict) -> Result<Predictions, PredictError> {
-    let trained = Trained::open(&args.checkpoint)?;
+    let trained = Trained::open(&args.checkpoint, args.weights)?;
     let mut reader = Reader::new(&trained)?;
     let device = Device::cpu(args.threads.unwrap_or_else(all_cores))?;
     let batch = trained.batch().min(args.images.len());
@@ -102,8 +104,8 @@ pub fn predictions(args: &Predict) -> Result<Predictions, PredictError> {
             images.push(Prediction { image: path.display().to_string(), answers });
         }
     }
-    let (checkpoint, model_sha256) = (trained.title(), trained.sha256().to_owned());
-    Ok(Predictions { checkpoint, model_sha256, images })
+    let (checkpoint, weights_sha256) = (trained.title(), trained.sha256().to_owned());
+    Ok(Predictions { checkpoint, weights: trained.kind, weights_sha256, images })
 }
 
 /// Makes what the model takes out of image files: as its run's evaluation did, or, where the run had images of one size,
@@ -184,7 +186,7 @@ impl Predictions {
                 table.row(vec![image.clone(), class.clone(), percent]);
             }
         }
-        table.text()
+        format!("{}, {}\n\n{}", self.checkpoint, self.weights.file(), table.text())
     }
 }
 

@@ -1,29 +1,52 @@
 //! A trained model as it lies on disk: a checkpoint folder whose bytes are verified before they are believed.
 //!
-//! Knows manifest, hash and weights; not what the model is used for. The optimizer's file is not needed and not read.
+//! Knows manifest, hash and weights; not what the model is used for. Of a run that averaged there are two models: unless
+//! the other one is asked for, the average is taken, which the run itself evaluated. No other file is read.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use kernels::Device;
 use proto::exit::ExitCode;
 use proto::identity::hex;
 use proto::job::{Job, JobError};
-use proto::manifest::{FORMAT, MANIFEST_FILE, MODEL_FILE, Manifest};
+use proto::manifest::{EMA_FILE, FORMAT, MANIFEST_FILE, MODEL_FILE, Manifest};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::{CheckpointError, decode_model};
+use crate::checkpoint::{CheckpointError, decode_ema, decode_model};
 use crate::model::{Geometry, ResNet};
 
-/// A checkpoint whose model file is the one that its manifest describes.
+/// Which of a checkpoint's weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Weights {
+    /// The average that the run kept: `ema.safetensors`.
+    Ema,
+    /// The weights as they were trained: `model.safetensors`.
+    Model,
+}
+
+impl Weights {
+    pub fn file(self) -> &'static str {
+        match self {
+            Weights::Ema => EMA_FILE,
+            Weights::Model => MODEL_FILE,
+        }
+    }
+}
+
+/// A checkpoint whose weights are those that its manifest describes.
 #[derive(Debug)]
 pub struct Trained {
     pub folder: PathBuf,
     pub manifest: Manifest,
     /// The manifest's.
     pub job: Job,
-    /// `model.safetensors`.
+    pub kind: Weights,
+    /// Bytes of the file of this kind.
     pub weights: Vec<u8>,
 }
 
@@ -41,6 +64,8 @@ pub enum TrainedError {
     Damaged { path: PathBuf, problem: String },
     #[error("read {}: it has form {found}, this release reads {FORMAT}; use the release that wrote it", .path.display())]
     OtherForm { path: PathBuf, found: u32 },
+    #[error("read the averaged weights of {}: its run kept none; leave out `--weights ema`", .folder.display())]
+    NoAverage { folder: PathBuf },
     #[error("read the job in {}: {source}; use the release that wrote the checkpoint", .path.display())]
     Job { path: PathBuf, source: JobError },
 }
@@ -52,14 +77,18 @@ impl TrainedError {
 }
 
 impl Trained {
-    /// Reads and verifies a checkpoint folder.
-    pub fn open(folder: &Path) -> Result<Trained, TrainedError> {
+    /// Reads and verifies a checkpoint folder. `wanted`: unless given, the average where there is one.
+    pub fn open(folder: &Path, wanted: Option<Weights>) -> Result<Trained, TrainedError> {
         let manifest_path = folder.join(MANIFEST_FILE);
         let manifest = read_manifest(folder, &manifest_path)?;
         let job = Job::parse(&manifest.job)
             .map_err(|source| TrainedError::Job { path: manifest_path, source })?;
-        let weights = read_weights(&folder.join(MODEL_FILE), &manifest)?;
-        Ok(Trained { folder: folder.to_owned(), manifest, job, weights })
+        let kind = wanted.unwrap_or(evaluated(&manifest));
+        if !manifest.files.contains_key(kind.file()) {
+            return Err(TrainedError::NoAverage { folder: folder.to_owned() });
+        }
+        let weights = read_weights(folder, kind.file(), &manifest)?;
+        Ok(Trained { folder: folder.to_owned(), manifest, job, kind, weights })
     }
 
     /// What the model was trained for, but for the batch.
@@ -82,14 +111,18 @@ impl Trained {
         let on_host = "the CPU device's memory is host memory";
         let (params, running) =
             (params.host_mut().expect(on_host), running.host_mut().expect(on_host));
-        decode_model(&layout, &self.weights, params, running).map_err(|error| {
+        let decode = match self.kind {
+            Weights::Ema => decode_ema,
+            Weights::Model => decode_model,
+        };
+        decode(&layout, &self.weights, params, running).map_err(|error| {
             let problem = match error {
                 CheckpointError::Damaged { problem, .. } => problem,
                 CheckpointError::OtherModel { difference, .. } => {
                     format!("it does not fit the manifest's job: {difference}")
                 }
             };
-            TrainedError::Damaged { path: self.folder.join(MODEL_FILE), problem }
+            TrainedError::Damaged { path: self.folder.join(self.kind.file()), problem }
         })?;
         model.pack();
         Ok(model)
@@ -106,10 +139,20 @@ impl Trained {
         format!("step {} of {}", self.manifest.step, self.manifest.job_id)
     }
 
-    /// SHA-256 of the model file.
+    /// SHA-256 of the file of the weights.
     pub fn sha256(&self) -> &str {
-        &self.manifest.files[MODEL_FILE].sha256
+        &self.manifest.files[self.kind.file()].sha256
     }
+
+    /// Whether the run's own evaluations looked at these weights.
+    pub fn is_evaluated(&self) -> bool {
+        self.kind == evaluated(&self.manifest)
+    }
+}
+
+/// The weights that the run itself evaluated.
+fn evaluated(manifest: &Manifest) -> Weights {
+    if manifest.files.contains_key(EMA_FILE) { Weights::Ema } else { Weights::Model }
 }
 
 fn read_manifest(folder: &Path, path: &Path) -> Result<Manifest, TrainedError> {
@@ -153,10 +196,11 @@ fn problem(manifest: &Manifest) -> Option<&'static str> {
 }
 
 /// The whole file, if it is the one that was sealed.
-fn read_weights(path: &Path, manifest: &Manifest) -> Result<Vec<u8>, TrainedError> {
+fn read_weights(folder: &Path, name: &str, manifest: &Manifest) -> Result<Vec<u8>, TrainedError> {
+    let path = &folder.join(name);
     let unreadable = |source| TrainedError::Unreadable { path: path.to_owned(), source };
     let damaged = |problem| TrainedError::Damaged { path: path.to_owned(), problem };
-    let expected = &manifest.files[MODEL_FILE];
+    let expected = &manifest.files[name];
     let file = File::open(path).map_err(unreadable)?;
     // Before anything is allocated: neither a manifest's nor a device file's length is trusted alone.
     let found = file.metadata().map_err(unreadable)?.len();

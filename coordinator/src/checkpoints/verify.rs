@@ -155,7 +155,8 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(steps)
 }
 
-fn read_manifest(folder: &Path) -> Result<Manifest, Damage> {
+/// The manifest alone; the files that it lists are not looked at.
+pub fn read_manifest(folder: &Path) -> Result<Manifest, Damage> {
     let path = folder.join(MANIFEST_FILE);
     let mut text = String::new();
     let read = File::open(&path)

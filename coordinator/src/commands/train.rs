@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use proto::exit::ExitCode;
-use proto::manifest::folder_name;
+use proto::manifest::{EMA_FILE, folder_name};
 
 use super::output::{accuracy, line};
 use super::{Exit, Failure};
@@ -60,10 +60,13 @@ fn report(ended: Ended, state: &Path, jobs: &Path) -> Result<Exit, Failure> {
         Outcome::Finished { model_sha256 } => {
             line(&format!("job {} finished after {} steps", view.id, view.total_steps))?;
             summary(&view)?;
-            if let Some(folder) = newest {
+            if let Some(folder) = &newest {
                 line(&format!("checkpoint {}", folder.display()))?;
             }
             line(&format!("model sha256 {model_sha256}"))?;
+            if let Some(sha256) = newest.and_then(|folder| ema_sha256(&folder)) {
+                line(&format!("averaged weights sha256 {sha256}"))?;
+            }
             let state = state.display();
             line(&format!("next: coordinator checkpoints {} --state {state}", view.id))?;
             Ok(None)
@@ -103,7 +106,9 @@ fn report(ended: Ended, state: &Path, jobs: &Path) -> Result<Exit, Failure> {
 
 fn summary(view: &JobView) -> std::io::Result<()> {
     if let Some((_, newest)) = view.evaluation {
-        let mut text = format!("test accuracy {}", accuracy(newest.correct, newest.samples));
+        let averaged = view.spec.job.ema.is_some();
+        let of = if averaged { "test accuracy of the averaged weights" } else { "test accuracy" };
+        let mut text = format!("{of} {}", accuracy(newest.correct, newest.samples));
         if let Some((step, best)) = view.best {
             let best = accuracy(best.correct, best.samples);
             text = format!("{text}, best {best} after step {step}");
@@ -122,6 +127,12 @@ fn summary(view: &JobView) -> std::io::Result<()> {
 fn newest_checkpoint(view: &JobView, jobs: &Path) -> Option<PathBuf> {
     let newest = view.checkpoints.last()?;
     Some(checkpoints::folder_of(jobs, &view.id).join(folder_name(newest.step)))
+}
+
+/// What the manifest says of the averaged weights; `None` also when it can't be read, as it could a moment ago.
+fn ema_sha256(folder: &Path) -> Option<String> {
+    let manifest = checkpoints::read_manifest(folder).ok()?;
+    manifest.files.get(EMA_FILE).map(|file| file.sha256.clone())
 }
 
 fn threads(args: &TrainArgs) -> u32 {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{Input, StemName};
+use crate::trained::Weights;
 
 #[derive(Clone, Debug, Args)]
 pub struct Describe {
@@ -33,6 +34,9 @@ pub struct Evaluate {
     /// How the dataset is laid out [default: as the one that was trained on].
     #[arg(long, value_enum)]
     pub format: Option<FormatName>,
+    /// The run's averaged weights or those of its last step [default: ema where the run kept an average].
+    #[arg(long, value_enum)]
+    pub weights: Option<Weights>,
     /// Compute threads [default: all cores].
     #[arg(long)]
     pub threads: Option<NonZeroUsize>,
@@ -51,6 +55,9 @@ pub struct Predict {
     /// Answers for each image, the likeliest first.
     #[arg(long, default_value = "5")]
     pub top: NonZeroUsize,
+    /// The run's averaged weights or those of its last step [default: ema where the run kept an average].
+    #[arg(long, value_enum)]
+    pub weights: Option<Weights>,
     /// Compute threads [default: all cores].
     #[arg(long)]
     pub threads: Option<NonZeroUsize>,
@@ -78,6 +85,9 @@ pub struct Export {
     pub checkpoint: PathBuf,
     /// The file to write: .onnx for the inference graph, .safetensors for the weights alone.
     pub out: PathBuf,
+    /// The run's averaged weights or those of its last step [default: ema where the run kept an average].
+    #[arg(long, value_enum)]
+    pub weights: Option<Weights>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -17,13 +17,15 @@ use crate::collective::Abort;
 use crate::data::{Quarantined, Source, format};
 use crate::join::all_cores;
 use crate::table::{Align, Table, grouped, json};
-use crate::trained::{Trained, TrainedError};
+use crate::trained::{Trained, TrainedError, Weights};
 
 /// What an evaluation found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub checkpoint: String,
-    pub model_sha256: String,
+    pub weights: Weights,
+    /// Of the file of these weights.
+    pub weights_sha256: String,
     pub data: String,
     pub images: u64,
     /// Of these: files that can't be decoded, which count as answered wrong.
@@ -35,7 +37,8 @@ pub struct Report {
     pub top5: f64,
     /// Mean over the images.
     pub loss: f64,
-    /// Whether the run's own evaluation gave the same; absent for another dataset, or when the step was not evaluated.
+    /// Whether the run's own evaluation gave the same; absent for another dataset, for weights that it did not look at, or
+    /// when the step was not evaluated.
     pub as_in_training: Option<bool>,
     /// By label.
     pub classes: Vec<ClassReport>,
@@ -99,7 +102,7 @@ pub fn run(args: &Evaluate) -> Result<String, EvaluateError> {
 
 /// Computes every test image once.
 pub fn report(args: &Evaluate) -> Result<Report, EvaluateError> {
-    let trained = Trained::open(&args.checkpoint)?;
+    let trained = Trained::open(&args.checkpoint, args.weights)?;
     let threads = args.threads.unwrap_or_else(all_cores);
     let device = Device::cpu(threads)?;
     let format = args.format.map_or(format(&trained.job), |name| match name {
@@ -129,7 +132,8 @@ pub fn report(args: &Evaluate) -> Result<Report, EvaluateError> {
     }
     Ok(Report {
         checkpoint: trained.title(),
-        model_sha256: trained.sha256().to_owned(),
+        weights: trained.kind,
+        weights_sha256: trained.sha256().to_owned(),
         data: args.data.display().to_string(),
         images: counts.samples,
         undecodable: bad.len() as u64,
@@ -173,7 +177,8 @@ fn normalised_as_in_training(trained: &Trained) -> Job {
 
 fn as_in_training(trained: &Trained, found: Fingerprint, counts: &Counts) -> Option<bool> {
     let same_data = trained.manifest.dataset_fingerprint == found.to_string();
-    let theirs = trained.manifest.evaluation.filter(|_| same_data)?;
+    let comparable = same_data && trained.is_evaluated();
+    let theirs = trained.manifest.evaluation.filter(|_| comparable)?;
     let whole = (theirs.samples, theirs.correct, theirs.correct_top5);
     let same_counts = whole == (counts.samples, counts.correct, counts.correct_top5);
     Some(same_counts && counts.has_mean_loss(theirs.loss))
@@ -247,10 +252,11 @@ impl Report {
         let (images, correct, top5) =
             (grouped(self.images), grouped(self.correct), grouped(self.correct_top5));
         format!(
-            "{}, model {}\n{}: {images} test images{own}\n\ntop-1  {:>8}  ({correct} of {images})\n\
+            "{}, {} {}\n{}: {images} test images{own}\n\ntop-1  {:>8}  ({correct} of {images})\n\
              top-5  {:>8}  ({top5} of {images})\nloss   {:>8.4}\n\n{}",
             self.checkpoint,
-            self.model_sha256,
+            self.weights.file(),
+            self.weights_sha256,
             self.data,
             percent(self.top1),
             percent(self.top5),

@@ -12,3 +12,6 @@ mod ema;
 pub use ema::Ema;
 pub use schedule::learning_rate;
 pub use sgd::Sgd;
+
+#[cfg(test)]
+mod tests;

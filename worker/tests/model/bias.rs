@@ -107,7 +107,8 @@ fn the_bias_is_a_vector_in_the_checkpoint_under_its_torchvision_name() {
 }
 
 fn model(stem: Stem, stem_bias: bool) -> Model {
-    Model { block: Block::Basic, blocks: vec![1, 1], widths: vec![7, 10], stem, stem_bias }
+    let (blocks, widths) = (vec![1, 1], vec![7, 10]);
+    Model { block: Block::Basic, blocks, widths, stem, stem_bias, zero_init_residual: false }
 }
 
 /// The same weights with and without a bias: it is drawn last.

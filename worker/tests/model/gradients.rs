@@ -85,6 +85,7 @@ fn check(case: &Case) -> String {
         widths: case.widths.to_vec(),
         stem: case.stem,
         stem_bias: false,
+        zero_init_residual: false,
     };
     let [height, width, channels] = case.input;
     let geometry = Geometry { batch: case.batch, height, width, channels, classes: case.classes };

@@ -200,6 +200,7 @@ fn models() -> Vec<(Model, Geometry)> {
         widths: vec![6, 20],
         stem: Stem::Imagenet,
         stem_bias: false,
+        zero_init_residual: false,
     };
     let geometry = Geometry { batch: 5, height: 19, width: 33, channels: 3, classes: 7 };
     let small = Geometry { batch: 4, height: 9, width: 7, channels: 1, classes: 10 };
@@ -213,6 +214,7 @@ fn cifar() -> Model {
         widths: vec![16, 24, 40],
         stem: Stem::Cifar,
         stem_bias: false,
+        zero_init_residual: false,
     }
 }
 

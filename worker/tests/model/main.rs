@@ -11,4 +11,5 @@ mod gradients;
 mod bias;
 mod sizes;
 mod invariants;
+mod zero_init;
 mod resume;

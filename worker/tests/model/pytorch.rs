@@ -123,6 +123,7 @@ fn start(run: &Value) -> Training {
         widths: integers(&run["widths"]),
         stem: if run["stem"] == "cifar" { Stem::Cifar } else { Stem::Imagenet },
         stem_bias: false,
+        zero_init_residual: false,
     };
     let input = integers(&run["input_shape_hwc"]);
     let slices = integer(&run["slices"]);

@@ -41,6 +41,7 @@ pub(crate) fn snapshot(training: &Training, step: u64) -> Snapshot {
         params: copy(model.params()),
         running: copy(model.running()),
         velocity: copy(optimizer.velocity()),
+        average: None,
     }
 }
 
@@ -53,8 +54,8 @@ pub(crate) fn of_model(training: &Training) -> Tensors {
 pub(crate) fn of_gradients(layout: &Layout, vector: &Buffer) -> Tensors {
     let velocity = vector.host().unwrap()[..layout.parameters_len()].to_vec();
     let layout = Arc::new(layout.clone());
-    let (params, running) = (Vec::new(), Vec::new());
-    parse(&Snapshot { step: 0, layout, params, running, velocity }.encode_optimizer())
+    let (params, running, average) = (Vec::new(), Vec::new(), None);
+    parse(&Snapshot { step: 0, layout, params, running, velocity, average }.encode_optimizer())
 }
 
 /// Reads a safetensors file of fp32 tensors.

@@ -6,14 +6,20 @@ use std::num::NonZeroUsize;
 use dataset::Draws;
 use kernels::ops::{self, Crop};
 use kernels::{Buffer, Device, Isa, Span};
-use proto::job::{Model, Optimizer};
+use proto::job::{Model, Optimizer, Rule};
 use worker::layout::Total;
 use worker::model::{Geometry, ResNet, Targets};
 use worker::optim::Sgd;
 
 /// The settings of the PyTorch fixture, used everywhere.
-pub(crate) const RULE: Optimizer =
-    Optimizer { learning_rate: 0.05, momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
+pub(crate) const RULE: Optimizer = Optimizer {
+    learning_rate: 0.05,
+    momentum: 0.9,
+    nesterov: true,
+    weight_decay: 5e-4,
+    rule: Rule::Sgd,
+    clip_norm: None,
+};
 pub(crate) const LABEL_SMOOTHING: f32 = 0.1;
 /// Mean and deviation of every channel.
 pub(crate) const NORMALISATION: (f32, f32) = (0.5, 0.5);

@@ -114,7 +114,7 @@ fn a_dataset_that_does_not_fit_the_model_is_refused_with_both_sizes() {
 
 /// Label and answer of each test image.
 fn answers(made: &Made) -> Vec<(usize, usize)> {
-    let trained = Trained::open(&made.folder).unwrap();
+    let trained = Trained::open(&made.folder, None).unwrap();
     let dataset = Dataset::open(Format::Idx, &made.data).unwrap();
     let job = Job::parse(&made.manifest.job).unwrap();
     let source = Source::new(Arc::new(dataset), &job);

@@ -127,7 +127,7 @@ fn ask(python: &Path, script: &str, arguments: &[&str]) {
 
 /// Files of the first test images as the model takes them, `[N, C, H, W]`, and of the logits that they get.
 fn images_and_logits(made: &Made) -> (PathBuf, PathBuf) {
-    let trained = Trained::open(&made.folder).unwrap();
+    let trained = Trained::open(&made.folder, None).unwrap();
     let job = Job::parse(&made.manifest.job).unwrap();
     let source = Source::new(Arc::new(Dataset::open(format(&job), &made.data).unwrap()), &job);
     let device = Device::cpu(NonZeroUsize::new(2).unwrap()).unwrap();

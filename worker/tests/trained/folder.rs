@@ -10,7 +10,7 @@ use crate::short_run::{Made, digits};
 fn a_folder_without_a_checkpoint_is_told_from_a_damaged_one() {
     let made = digits();
     for folder in [made.root.path().to_owned(), made.root.path().join("gone"), made.model_file()] {
-        let error = Trained::open(&folder).unwrap_err();
+        let error = Trained::open(&folder, None).unwrap_err();
         assert_eq!(error.exit_code(), ExitCode::State);
         let message = error.to_string();
         assert!(message.contains("has no manifest.json; name a folder such as"), "{message}");
@@ -59,7 +59,7 @@ fn weights_of_another_model_than_the_manifests_are_refused() {
     made.rewrite_manifest(|manifest| {
         manifest.job = manifest.job.replace("widths = [8, 16]", "widths = [8, 12]");
     });
-    let trained = Trained::open(&made.folder).unwrap();
+    let trained = Trained::open(&made.folder, None).unwrap();
     let device = kernels::Device::cpu(std::num::NonZeroUsize::MIN).unwrap();
     let message = trained.model(&device, 1).unwrap_err().to_string();
     assert!(message.contains("does not fit the manifest's job"), "{message}");
@@ -67,7 +67,7 @@ fn weights_of_another_model_than_the_manifests_are_refused() {
 }
 
 fn refused(made: &Made, words: &str) {
-    let error = Trained::open(&made.folder).unwrap_err();
+    let error = Trained::open(&made.folder, None).unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::State);
     let message = error.to_string();
     assert!(message.contains(words), "{message}");

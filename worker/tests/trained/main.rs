@@ -10,6 +10,7 @@
 mod short_run;
 mod folder;
 mod evaluation;
+mod averages;
 mod prediction;
 mod photos;
 mod export;

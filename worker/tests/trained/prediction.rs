@@ -62,8 +62,9 @@ fn the_text_and_the_json_name_image_class_and_probability() {
     let file = png(&made, "zero.png", 8, &[0; 64]);
     let text = predict(&parsed(&made, std::slice::from_ref(&file), &["--top", "2"])).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    assert!(lines.len() == 3 && lines[0].starts_with("IMAGE"), "{text}");
-    assert!(lines[1].starts_with(file.to_str().unwrap()) && lines[1].ends_with(" %"), "{text}");
+    assert_eq!((lines.len(), lines[0]), (5, "step 40 of digits-1, model.safetensors"), "{text}");
+    assert!(lines[2].starts_with("IMAGE"), "{text}");
+    assert!(lines[3].starts_with(file.to_str().unwrap()) && lines[3].ends_with(" %"), "{text}");
     let json = predict(&parsed(&made, &[file], &["--json"])).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let answer = &json["images"][0]["answers"][0];

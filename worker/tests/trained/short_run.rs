@@ -71,7 +71,8 @@ pub(crate) fn train(job: &str, data: &Path, steps: u64) -> Made {
     let copy = |buffer: &Buffer| buffer.host().unwrap().to_vec();
     let (params, running, velocity) =
         (copy(model.params()), copy(model.running()), copy(optimizer.velocity()));
-    let weights = Snapshot { step: steps, layout, params, running, velocity }.encode_model();
+    let snapshot = Snapshot { step: steps, layout, params, running, velocity, average: None };
+    let weights = snapshot.encode_model();
     let manifest = manifest(&job, &source, &mut model, steps, &weights);
     write(manifest, &weights, data)
 }

@@ -1,4 +1,4 @@
-//! Round trips of both files, and files that must be refused.
+//! Round trips of the files, and files that must be refused.
 
 use super::*;
 use crate::layout::Role;
@@ -16,7 +16,9 @@ fn snapshot(outputs: usize) -> Snapshot {
     let values = |len: usize| (0..len).map(|i| i as f32 - 7.5).collect::<Vec<f32>>();
     let (params, running) = (values(layout.parameters_len()), values(layout.statistics_len()));
     let velocity = params.iter().map(|p| -p).collect();
-    Snapshot { step: 3, layout: Arc::new(layout), params, running, velocity }
+    let half = |values: &[f32]| values.iter().map(|value| 0.5 * value).collect();
+    let average = Some(Average { params: half(&params), running: half(&running) });
+    Snapshot { step: 3, layout: Arc::new(layout), params, running, velocity, average }
 }
 
 #[test]
@@ -34,6 +36,20 @@ fn a_state_is_read_back_bit_for_bit_and_encoding_it_again_gives_the_same_bytes()
     assert_eq!(after.running, before.running);
     assert_eq!(after.velocity, before.velocity);
     assert_eq!(after.encode_model(), model);
+}
+
+#[test]
+fn an_average_is_read_back_bit_for_bit_and_has_the_form_of_the_model() {
+    let before = snapshot(5);
+    let bytes = before.encode_ema().unwrap();
+    let Snapshot { layout, mut params, mut running, .. } = snapshot(5);
+    decode_ema(&layout, &bytes, &mut params, &mut running).unwrap();
+    let average = before.average.as_ref().unwrap();
+    assert_eq!((&params, &running), (&average.params, &average.running));
+    decode_model(&layout, &bytes, &mut params, &mut running).unwrap();
+    assert_eq!(Snapshot { average: None, ..before }.encode_ema(), None);
+    let error = decode_ema(&layout, &bytes[1..], &mut params, &mut running).unwrap_err();
+    assert!(error.to_string().contains("read ema.safetensors"), "{error}");
 }
 
 #[test]
