@@ -22,7 +22,7 @@ fn averages_do_not_depend_on_workers_or_on_a_kill_in_between() {
     assert_eq!(ended_with(&train("two", 2)), alone);
     let killed = train("killed", 3);
     let mut running = killed.spawn();
-    running.wait_for(&["checkpoint of step 67 is on disk"], LIMIT);
+    running.wait_for(&["checkpoint of step 45 is on disk"], LIMIT);
     running.kill_all();
     assert_eq!(running.finish(LIMIT).code, None, "killed by a signal");
     let resumed = Train { workers: 2, ..killed }.spawn().finish(LIMIT);
@@ -60,7 +60,7 @@ fn everything_on() -> JobFile {
             "learning_rate = 4\nrule = \"lars\"\ntrust_coefficient = 0.02\nclip_norm = 0.5",
         )
         .with("[exchange]", "[ema]\ndecay = 0.9\nevery = 2\n[exchange]")
-        .with("epochs = 3", "epochs = 6")
+        .with("epochs = 3", "epochs = 12")
 }
 
 /// The digests of the model and of its average that a finished run prints.
