@@ -2,7 +2,7 @@
 //! spec; decides nothing.
 //!
 //! `metrics.jsonl` holds one object per committed step,
-//! `{"step", "epoch", "loss", "correct", "samples", "images_per_second", "workers": {name: {"data_ms", ...}}}`,
+//! `{"step", "epoch", "loss", "correct", "gradient_norm", "samples", "images_per_second", "workers": {name: {"data_ms", ...}}}`,
 //! and one per evaluation (of the averaged weights, if the job averages),
 //! `{"step", "epoch", "evaluation": {"samples", "correct", "correct_top5", "loss"}}`.
 
@@ -53,6 +53,7 @@ struct StepLine<'a> {
     epoch: f64,
     loss: f64,
     correct: u32,
+    gradient_norm: f64,
     samples: u64,
     images_per_second: f64,
     workers: BTreeMap<&'a str, PhaseMilliseconds>,
@@ -102,13 +103,14 @@ impl Meter {
     /// Takes in one metric. `now` is on the driver's clock.
     pub fn take(&mut self, now: Duration, metric: &Metric) {
         let line = match metric {
-            Metric::Step { step, loss, correct, samples, times } => {
+            Metric::Step { step, loss, correct, gradient_norm, samples, times } => {
                 self.advance(now, *step, *loss, *samples);
                 let line = StepLine {
                     step: *step,
                     epoch: self.progress.epoch,
                     loss: *loss,
                     correct: *correct,
+                    gradient_norm: *gradient_norm,
                     samples: *samples,
                     images_per_second: tenths(self.progress.images_per_second),
                     workers: times.iter().map(|(name, times)| milliseconds(name, times)).collect(),

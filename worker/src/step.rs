@@ -13,9 +13,9 @@ use proto::wire::v1::Phase;
 
 use crate::collective::{Abort, Collective, CollectiveError, NodeId, SlicePlan, SliceStep};
 use crate::data::{Loader, LoaderError, Source};
-use crate::layout::Total;
+use crate::layout::{Layout, Total};
 use crate::model::{ResNet, Targets};
-use crate::optim::{Ema, Sgd};
+use crate::optim::{Ema, GradientNorms, Sgd};
 use crate::progress::Progress;
 
 /// Everything that one step reads and changes.
@@ -61,6 +61,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Samples of the global batch whose largest logit was the label.
     pub correct: u32,
+    /// L2 norm of all parameters' gradients together, before clipping.
+    pub gradient_norm: f64,
     /// A member was asked to stop: all stop after this step.
     pub stop: bool,
     /// Digest of the state after the step.
@@ -160,14 +162,15 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
     }
     timer.mark(|times| &mut times.exchange_wait);
     let sum = &run.gradients.sum;
-    if let Some(index) = ops::first_non_finite(&run.device, sum.view(sum.span())) {
+    let norms = run.optimizer.gradient_norms(sum);
+    if let Some(index) = first_non_finite(&run.device, run.model.layout(), sum, &norms) {
         let what = run.model.layout().name_of_gradient(index);
         return Err(StepError::NotFinite { step: plan.step, what });
     }
     let totals = totals(&run.model, sum);
     let loss = f64::from(totals[Total::Loss as usize]) / job.train.batch as f64;
     let (params, _) = run.model.state_mut();
-    run.optimizer.update(params, &run.gradients.sum, plan.learning_rate);
+    run.optimizer.update(params, &run.gradients.sum, &norms, plan.learning_rate);
     run.model.update_running(&run.gradients.sum, job.train.slices);
     run.model.pack();
     if let Some(ema) = &mut run.ema {
@@ -179,10 +182,24 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         step: plan.step,
         loss,
         correct: totals[Total::Correct as usize] as u32,
+        gradient_norm: norms.total(),
         stop: totals[Total::StopVotes as usize] > 0.0,
         digest,
         times: timer.times,
     })
+}
+
+/// Index of a number of the reduced gradient vector that no update may take in. The norms tell whether there is one among
+/// the gradients, so these are searched only to name it.
+pub fn first_non_finite(
+    device: &Device,
+    layout: &Layout,
+    sum: &Buffer,
+    norms: &GradientNorms,
+) -> Option<usize> {
+    let start = if norms.total().is_finite() { layout.parameters_len() } else { 0 };
+    let rest = Span::new(start, sum.len() - start);
+    ops::first_non_finite(device, sum.view(rest)).map(|index| start + index)
 }
 
 /// A fast digest of weights and running statistics, and of their averages: what members compare after every step. The

@@ -311,6 +311,7 @@ fn step_done(report: &StepReport) -> report::Kind {
         digest: report.digest.to_vec(),
         loss: report.loss,
         correct: report.correct,
+        gradient_norm: report.gradient_norm,
         times: Some(v1::PhaseTimes {
             data_ns: ns(times.data),
             forward_ns: ns(times.forward),

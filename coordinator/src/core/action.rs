@@ -134,6 +134,7 @@ pub enum Metric {
         step: u64,
         loss: f64,
         correct: u32,
+        gradient_norm: f64,
         samples: u64,
         times: Vec<(Name, PhaseTimes)>,
     },

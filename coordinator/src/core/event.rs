@@ -120,6 +120,8 @@ pub struct StepDone {
     pub digest: Digest,
     pub loss: f64,
     pub correct: u32,
+    /// Before clipping.
+    pub gradient_norm: f64,
     pub times: PhaseTimes,
 }
 

@@ -62,6 +62,7 @@ pub(crate) struct Agreed {
     pub(crate) digest: Digest,
     pub(crate) loss: f64,
     pub(crate) correct: u32,
+    pub(crate) gradient_norm: f64,
     pub(crate) times: Vec<(Name, PhaseTimes)>,
 }
 
@@ -186,6 +187,7 @@ impl Membership {
             digest,
             loss: first.loss,
             correct: first.correct,
+            gradient_norm: first.gradient_norm,
             times,
         }))
     }

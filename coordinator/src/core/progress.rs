@@ -98,6 +98,7 @@ impl Cluster {
             step: agreed.step,
             loss: agreed.loss,
             correct: agreed.correct,
+            gradient_norm: agreed.gradient_norm,
             samples,
             times: agreed.times,
         };

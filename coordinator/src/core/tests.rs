@@ -171,7 +171,14 @@ fn digest(step: u64) -> Digest {
 
 fn done(step: u64) -> Report {
     let times = PhaseTimes::default();
-    Report::StepDone(StepDone { step, digest: digest(step), loss: 0.25, correct: 9, times })
+    Report::StepDone(StepDone {
+        step,
+        digest: digest(step),
+        loss: 0.25,
+        correct: 9,
+        gradient_norm: 1.5,
+        times,
+    })
 }
 
 fn trouble(kind: TroubleKind, step: u64, culprit: Option<&str>) -> Report {

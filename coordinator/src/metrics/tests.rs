@@ -8,7 +8,7 @@ use crate::fixtures::spec;
 fn step(step: u64) -> Metric {
     let times = PhaseTimes { data_ns: 1_500_000, forward_ns: 2_000_000, ..PhaseTimes::default() };
     let times = vec![("w1".parse().unwrap(), times)];
-    Metric::Step { step, loss: 0.5, correct: 9, samples: 16, times }
+    Metric::Step { step, loss: 0.5, correct: 9, gradient_norm: 1.5, samples: 16, times }
 }
 
 fn meter(folder: &Path, at: u64) -> Meter {
@@ -34,6 +34,7 @@ fn every_step_and_evaluation_is_one_object() {
     assert_eq!(lines.len(), 5);
     assert_eq!(lines[1]["step"], 2);
     assert_eq!(lines[1]["epoch"], 0.5);
+    assert_eq!(lines[1]["gradient_norm"], 1.5);
     assert_eq!(lines[1]["workers"]["w1"]["data_ms"], 1.5);
     assert_eq!(lines[4]["evaluation"]["correct"], 39);
 }

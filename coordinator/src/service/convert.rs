@@ -41,9 +41,10 @@ pub(super) fn report(report: v1::Report) -> Result<(Generation, Report), Status>
         Kind::Ready(v1::Ready { step, digest }) => {
             Report::Ready { step, digest: self::digest(&digest)? }
         }
-        Kind::StepDone(v1::StepDone { step, digest, loss, correct, times }) => {
+        Kind::StepDone(done) => {
+            let v1::StepDone { step, digest, loss, correct, times, gradient_norm } = done;
             let (digest, times) = (self::digest(&digest)?, times.unwrap_or_default());
-            Report::StepDone(StepDone { step, digest, loss, correct, times })
+            Report::StepDone(StepDone { step, digest, loss, correct, gradient_norm, times })
         }
         Kind::Evaluated(found) => {
             if found.correct > found.samples || found.correct_top5 > found.samples {

@@ -1,6 +1,6 @@
-//! Sums of squares, in fp64. A span is cut into blocks from its own start, a block is added up in sixteen lanes, the lanes
-//! in their order, and then the blocks in theirs: where the span lies and which thread adds what changes nothing. What
-//! the sums are for is not known here.
+//! Sums of squares, in fp64. A span is cut into blocks from its own start, a block is added up in
+//! sixteen lanes, the lanes in their order, and then the blocks in theirs: where the span lies and
+//! which thread adds what changes nothing. What the sums are for is not known here.
 
 use super::CpuDevice;
 use super::simd::{Kernel, LANES, Simd};

@@ -1,5 +1,5 @@
-//! The menu's part for the optimizer: the update of the weights, the norms that a rule may ask for, and the average
-//! that may follow. Which rule it is, is the caller's.
+//! The menu's part for the optimizer: the update of the weights, the norms that a rule may ask for,
+//! and the average that may follow. Which rule it is, is the caller's.
 
 use super::assert_len;
 use crate::device::{Device, Span, View, ViewMut};
@@ -27,9 +27,9 @@ pub struct Sgd {
     pub nesterov: bool,
 }
 
-/// `g' = gradient_scale * g + weight_decay * p; v = momentum * v + g'; p -= lr * (nesterov ? g' + momentum * v : v)`
-/// (PyTorch's form, where the scale is 1). All three buffers have the same layout; `segments` covers them, and what no
-/// segment covers stays as it is.
+/// `g' = gradient_scale * g + weight_decay * p; v = momentum * v + g'; p -= lr * (nesterov ? g' +
+/// momentum * v : v)` (PyTorch's form, where the scale is 1). All three buffers have the same
+/// layout; `segments` covers them, and what no segment covers stays as it is.
 pub fn sgd(
     device: &Device,
     rule: &Sgd,
@@ -51,8 +51,9 @@ pub fn sgd(
     }
 }
 
-/// The sum of the squares of each span's elements: what L2 norms are the roots of. In fp64, where the square of an fp32
-/// number is exact and neither vanishes nor overflows; the order of the sum depends on the span's length alone.
+/// The sum of the squares of each span's elements: what L2 norms are the roots of. In fp64, where
+/// the square of an fp32 number is exact and neither vanishes nor overflows; the order of the sum
+/// depends on the span's length alone.
 pub fn sums_of_squares(device: &Device, values: View<'_>, spans: &[Span]) -> Vec<f64> {
     for span in spans {
         assert!(span.end() <= values.len(), "{span:?} of {} elements", values.len());
@@ -64,8 +65,8 @@ pub fn sums_of_squares(device: &Device, values: View<'_>, spans: &[Span]) -> Vec
     }
 }
 
-/// `into += weight * (toward - into)`, element by element: `torch.lerp` with a weight of 0 to 1/2. Where the two are
-/// equal, nothing changes.
+/// `into += weight * (toward - into)`, element by element: `torch.lerp` with a weight of 0 to 1/2.
+/// Where the two are equal, nothing changes.
 pub fn lerp(device: &Device, into: ViewMut<'_>, toward: View<'_>, weight: f32) {
     assert_len("toward", toward.len(), into.len());
     let _timer = device.timer("lerp", Work::elements(3 * into.len()));

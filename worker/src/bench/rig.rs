@@ -11,7 +11,7 @@ use crate::args::Bench;
 use crate::layout::Total;
 use crate::model::{Geometry, ResNet, Targets};
 use crate::optim::Sgd;
-use crate::step::digest;
+use crate::step::{digest, first_non_finite};
 
 #[derive(Debug)]
 pub(super) struct Rig {
@@ -105,8 +105,10 @@ impl Rig {
         // Nobody votes here: that total is not written by the passes.
         let votes = model.layout().totals().start + Total::StopVotes as usize;
         sum.write(Span::new(votes, 1), &[0.0]);
-        assert_eq!(ops::first_non_finite(device, sum.view(sum.span())), None, "a small rate");
-        optimizer.update(model.state_mut().0, sum, RULE.learning_rate);
+        let norms = optimizer.gradient_norms(sum);
+        let bad = first_non_finite(device, model.layout(), sum, &norms);
+        assert_eq!(bad, None, "a small rate");
+        optimizer.update(model.state_mut().0, sum, &norms, RULE.learning_rate);
         model.update_running(sum, slices);
         lap(&mut phases.update);
         model.pack();

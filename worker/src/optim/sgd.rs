@@ -17,6 +17,19 @@ pub struct Sgd {
     velocity: Buffer, // the parameters' layout
 }
 
+/// How long a gradient is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GradientNorms {
+    squares: Vec<f64>, // of each tensor's L2 norm
+}
+
+impl GradientNorms {
+    /// L2 norm of all parameters' gradients together; not finite if one of them is not.
+    pub fn total(&self) -> f64 {
+        libm::sqrt(self.squares.iter().sum())
+    }
+}
+
 impl Sgd {
     /// Velocity starts at zero.
     pub fn new(device: &Device, layout: &Layout, rule: &Optimizer) -> Sgd {
@@ -28,9 +41,20 @@ impl Sgd {
         }
     }
 
-    /// One update; `gradient` begins with the parameters' gradients.
-    pub fn update(&mut self, params: &mut Buffer, gradient: &Buffer, learning_rate: f32) {
-        let segments = self.segments(params, gradient);
+    /// Of a gradient that is about to be used; `gradient` begins with the parameters' gradients.
+    pub fn gradient_norms(&self, gradient: &Buffer) -> GradientNorms {
+        GradientNorms { squares: self.squares(gradient) }
+    }
+
+    /// One update; `norms` are those of `gradient`.
+    pub fn update(
+        &mut self,
+        params: &mut Buffer,
+        gradient: &Buffer,
+        norms: &GradientNorms,
+        learning_rate: f32,
+    ) {
+        let segments = self.segments(params, norms);
         let whole = Span { start: 0, len: params.len() };
         let Optimizer { momentum, nesterov, .. } = self.rule;
         let rule = ops::Sgd { learning_rate, momentum, nesterov };
@@ -48,18 +72,13 @@ impl Sgd {
 
     /// What this step makes of each tensor's gradient. Clipping comes before everything else, as where PyTorch's users
     /// put it: the ratios are those of the clipped gradient.
-    fn segments(&self, params: &Buffer, gradient: &Buffer) -> Vec<SgdSegment> {
+    fn segments(&self, params: &Buffer, norms: &GradientNorms) -> Vec<SgdSegment> {
         let Optimizer { rule, clip_norm, .. } = self.rule;
-        let squares = match (rule, clip_norm) {
-            (Rule::Sgd, None) => vec![0.0; self.tensors.len()], // nobody asks
-            _ => self.squares(gradient),
-        };
-        let norm = libm::sqrt(squares.iter().sum());
-        let clip = clip_norm.map_or(1.0, |clip_norm| clip_scale(clip_norm, norm));
+        let clip = clip_norm.map_or(1.0, |clip_norm| clip_scale(clip_norm, norms.total()));
         let ratios = match rule {
             Rule::Sgd => vec![1.0; self.tensors.len()],
             Rule::Lars { trust_coefficient } => {
-                let gradients = squares.iter().map(|square| clip * libm::sqrt(*square));
+                let gradients = norms.squares.iter().map(|square| clip * libm::sqrt(*square));
                 self.trust_ratios(trust_coefficient, params, gradients)
             }
         };

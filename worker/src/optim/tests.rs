@@ -54,7 +54,10 @@ fn clipped_and_layer_wise_updates_and_their_average_are_those_of_pytorch() {
             clip_norm: case.clip_norm,
         };
         let ema = job::Ema { decay: fixture.ema.decay, every: fixture.ema.every };
-        let (params, averages) = run(&device, &layout, &rule, ema, case.gradient_norms.len());
+        let Ended { params, averages, gradient_norms } = run(&device, &layout, &rule, ema);
+        for (norm, exact) in gradient_norms.iter().zip(&case.gradient_norms) {
+            assert!((norm / exact - 1.0).abs() < 1e-6, "{name}: {norm} for {exact}");
+        }
         for tensor in &layout.parameters {
             let what = format!("{name}: {}", tensor.name);
             assert_near(&what, tensor.span, &params, &case.parameters);
@@ -78,38 +81,40 @@ fn what_is_off_changes_no_bit() {
     // No gradient is ever this long.
     let unclipped = Optimizer { clip_norm: Some(1e6), ..plain };
     let ema = job::Ema { decay: 0.0, every: 1 };
-    let [(a, average), (b, _)] =
-        [plain, unclipped].map(|rule| run(&device, &layout, &rule, ema, 10));
-    assert!(bits(&a) == bits(&b));
+    let [a, b] = [plain, unclipped].map(|rule| run(&device, &layout, &rule, ema));
+    assert!(bits(&a.params) == bits(&b.params));
     // An average that keeps nothing is the state itself, but for a rounding.
-    let differences =
-        a.host().unwrap().iter().zip(average.host().unwrap()).map(|(a, b)| (a - b).abs());
+    let (params, averages) = (a.params.host().unwrap(), a.averages.host().unwrap());
+    let differences = params.iter().zip(averages).map(|(a, b)| (a - b).abs());
     assert!(differences.fold(0.0, f32::max) < 1e-6);
 }
 
-/// Parameters and their averages after some steps.
-fn run(
-    device: &Device,
-    layout: &Layout,
-    rule: &Optimizer,
-    ema: job::Ema,
-    steps: usize,
-) -> (Buffer, Buffer) {
+/// What ten steps leave behind.
+struct Ended {
+    params: Buffer,
+    averages: Buffer,
+    gradient_norms: Vec<f64>,
+}
+
+fn run(device: &Device, layout: &Layout, rule: &Optimizer, ema: job::Ema) -> Ended {
     let mut params = filled(device, layout, |i| (i as f64).cos());
     let running = device.alloc(0);
     let mut optimizer = Sgd::new(device, layout, rule);
     let mut average = Ema::new(device, layout, ema);
     average.start(&params, &running);
-    for step in 1..=steps {
+    let mut gradient_norms = Vec::new();
+    for step in 1..=10 {
         let size = 0.1 + 0.4 * (step % 4) as f64;
         let gradient =
             filled(device, layout, |i| (1.3 * step as f64 + 0.7 * i as f64).sin() * size);
         let rate = f64::from(rule.learning_rate) * (1.0 - step as f64 / 20.0);
-        optimizer.update(&mut params, &gradient, rate as f32);
+        let norms = optimizer.gradient_norms(&gradient);
+        gradient_norms.push(norms.total());
+        optimizer.update(&mut params, &gradient, &norms, rate as f32);
         average.update(step as u64, &params, &running);
     }
-    let (averages, _) = average.state_mut();
-    (params, std::mem::replace(averages, device.alloc(0)))
+    let averages = std::mem::replace(average.state_mut().0, device.alloc(0));
+    Ended { params, averages, gradient_norms }
 }
 
 fn layout() -> Layout {

@@ -121,7 +121,7 @@ fn a_generation_reports_every_step_then_its_evaluation_then_hands_over_its_state
     for step in 1..=12 {
         let Some(Kind::StepDone(done)) = harness.next() else { panic!("no step {step}") };
         assert_eq!((done.step, done.digest.len()), (step, 16));
-        assert!(done.loss.is_finite());
+        assert!(done.loss.is_finite() && done.gradient_norm > 0.0);
     }
     let Some(Kind::Evaluated(evaluated)) = harness.next() else { panic!("no evaluation") };
     assert_eq!((evaluated.step, evaluated.samples), (12, 360));

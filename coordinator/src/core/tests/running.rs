@@ -59,7 +59,8 @@ fn disagreeing_digests_fail_the_job_naming_members_and_digests() {
     let (mut script, members) = Script::running(3);
     script.report(members[0], done(4));
     let times = PhaseTimes::default();
-    let other = StepDone { step: 4, digest: digest(99), loss: 0.25, correct: 9, times };
+    let other =
+        StepDone { step: 4, digest: digest(99), loss: 0.25, correct: 9, gradient_norm: 1.5, times };
     let actions = script.report(members[1], Report::StepDone(other));
     let errors = lines(&actions, Level::Error);
     let (a, b) = (digest(4).to_string(), digest(99).to_string());

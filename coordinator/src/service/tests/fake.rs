@@ -107,7 +107,8 @@ impl FakeWorker {
 
     pub(super) async fn apply(&self, generation: u64, step: u64) {
         let times = Some(v1::PhaseTimes::default());
-        let done = v1::StepDone { step, digest: digest(step), loss: 0.5, correct: 3, times };
+        let (digest, gradient_norm) = (digest(step), 1.5);
+        let done = v1::StepDone { step, digest, loss: 0.5, correct: 3, times, gradient_norm };
         self.say(generation, Report::StepDone(done)).await;
     }
 
