@@ -1,9 +1,9 @@
 //! Numbers of a running job: `metrics.jsonl`, and what people watch (speed, smoothed loss, time left). Knows a job by its
 //! spec; decides nothing.
 //!
-//! `metrics.jsonl` holds one object per committed step,
-//! `{"step", "epoch", "loss", "correct", "gradient_norm", "samples", "images_per_second", "workers": {name: {"data_ms", ...}}}`,
-//! and one per evaluation (of the averaged weights, if the job averages),
+//! `metrics.jsonl` holds one object per committed step, `{"step", "epoch", "loss", "correct", "gradient_norm", "samples",
+//! "images_per_second", "workers": {name: {"data_ms", ...}}}`, and one per evaluation (of the averaged weights, if the job
+//! averages),
 //! `{"step", "epoch", "evaluation": {"samples", "correct", "correct_top5", "loss"}}`.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -1,8 +1,8 @@
 //! The job file: one training run as a person writes it (TOML), and as the programs use it.
 //!
 //! Parse, then resolve: `raw` mirrors the text and leaves out what the person left out; `Job` has every value filled in
-//! and checked, and an `Option` only for what can be off. `Job::to_toml` writes the resolved form, which parses back to the same `Job`: it is what is
-//! logged, sent to workers and stored in checkpoints.
+//! and checked, and an `Option` only for what can be off. `Job::to_toml` writes the resolved form, which parses back to the
+//! same `Job`: it is what is logged, sent to workers and stored in checkpoints.
 
 mod arch;
 mod raw;

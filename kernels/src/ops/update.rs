@@ -27,9 +27,9 @@ pub struct Sgd {
     pub nesterov: bool,
 }
 
-/// `g' = gradient_scale * g + weight_decay * p; v = momentum * v + g'; p -= lr * (nesterov ? g' +
-/// momentum * v : v)` (PyTorch's form, where the scale is 1). All three buffers have the same
-/// layout; `segments` covers them, and what no segment covers stays as it is.
+/// `g' = gradient_scale * g + weight_decay * p`, then `v = momentum * v + g'` and
+/// `p -= lr * (nesterov ? g' + momentum * v : v)`: PyTorch's form, where the scale is 1. All three
+/// buffers have the same layout; `segments` covers them, and what no segment covers stays as it is.
 pub fn sgd(
     device: &Device,
     rule: &Sgd,

@@ -34,7 +34,7 @@ pub struct Evaluate {
     /// How the dataset is laid out [default: as the one that was trained on].
     #[arg(long, value_enum)]
     pub format: Option<FormatName>,
-    /// The run's averaged weights or those of its last step [default: ema where the run kept an average].
+    /// The average that the run kept, or the weights as it trained them [default: ema where there is one].
     #[arg(long, value_enum)]
     pub weights: Option<Weights>,
     /// Compute threads [default: all cores].
@@ -55,7 +55,7 @@ pub struct Predict {
     /// Answers for each image, the likeliest first.
     #[arg(long, default_value = "5")]
     pub top: NonZeroUsize,
-    /// The run's averaged weights or those of its last step [default: ema where the run kept an average].
+    /// The average that the run kept, or the weights as it trained them [default: ema where there is one].
     #[arg(long, value_enum)]
     pub weights: Option<Weights>,
     /// Compute threads [default: all cores].
@@ -85,7 +85,7 @@ pub struct Export {
     pub checkpoint: PathBuf,
     /// The file to write: .onnx for the inference graph, .safetensors for the weights alone.
     pub out: PathBuf,
-    /// The run's averaged weights or those of its last step [default: ema where the run kept an average].
+    /// The average that the run kept, or the weights as it trained them [default: ema where there is one].
     #[arg(long, value_enum)]
     pub weights: Option<Weights>,
 }

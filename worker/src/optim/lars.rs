@@ -9,9 +9,11 @@ pub(super) struct Norms {
 
 /// Factor of one tensor's learning rate: `trust * |p| / (|g| + weight_decay * |p| + 1e-8)`, and 1 where a norm is 0.
 ///
-/// It multiplies `g + weight_decay * p` before the momentum does, so the velocity does not hold the schedule's rate. That
-/// is timm's `Lars` with its defaults and NVIDIA APEX's `LARC(clip=False)` around PyTorch's SGD (which leave the decay out
-/// where a norm is 0). In the paper and in MLPerf's reference the velocity holds the rate: the same until the rate changes.
+/// It multiplies `g + weight_decay * p` before the momentum is added, so the velocity does not hold the schedule's rate.
+/// That is timm's `Lars` with its defaults, and NVIDIA APEX's `LARC(clip=False)` around PyTorch's SGD but for its leaving
+/// the decay out where a norm is 0. Both look at a group's decay to tell what adapts; here that is decided by what a tensor
+/// is, so weights adapt without decay too. In the paper, and in TensorFlow's code for MLPerf, the velocity holds the rate:
+/// the same until the schedule changes it.
 pub(super) fn trust_ratio(trust_coefficient: f32, weight_decay: f32, norms: Norms) -> f64 {
     let Norms { parameter, gradient } = norms;
     if parameter == 0.0 || gradient == 0.0 {
