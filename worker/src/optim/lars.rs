@@ -11,9 +11,9 @@ pub(super) struct Norms {
 ///
 /// It multiplies `g + weight_decay * p` before the momentum is added, so the velocity does not hold the schedule's rate.
 /// That is timm's `Lars` with its defaults, and NVIDIA APEX's `LARC(clip=False)` around PyTorch's SGD but for its leaving
-/// the decay out where a norm is 0. Both look at a group's decay to tell what adapts; here that is decided by what a tensor
-/// is, so weights adapt without decay too. In the paper, and in TensorFlow's code for MLPerf, the velocity holds the rate:
-/// the same until the schedule changes it.
+/// the decay out where a norm is 0. timm adapts the tensors that decay, APEX all; here those adapt that could decay, also
+/// when the decay is 0. In the paper, and in TensorFlow's code for MLPerf, the velocity holds the rate: the same until the
+/// schedule changes it.
 pub(super) fn trust_ratio(trust_coefficient: f32, weight_decay: f32, norms: Norms) -> f64 {
     let Norms { parameter, gradient } = norms;
     if parameter == 0.0 || gradient == 0.0 {
