@@ -54,3 +54,20 @@ fn available_bytes() -> Option<u64> {
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib << 10)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_average_is_planned_for() {
+        let text = "name='x'\n[data]\nformat='idx'\npath='.'\n[model]\narch='resnet18'\n\
+                    [train]\nepochs=1\nbatch=8\n[optimizer]\nlearning_rate=1.0\n";
+        let geometry = Geometry { batch: 1, height: 8, width: 8, channels: 1, classes: 10 };
+        let plain = Job::parse(text).unwrap();
+        let averaging = Job::parse(&format!("{text}[ema]\n")).unwrap();
+        let model = ResNet::elements(&plain.model, geometry);
+        let more = need(&averaging, geometry, &(0..8)) - need(&plain, geometry, &(0..8));
+        assert_eq!(more, 4 * model.gradient as u64);
+    }
+}
