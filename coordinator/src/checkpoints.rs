@@ -1,14 +1,15 @@
 //! Checkpoints on disk: `header` checks what members announce, `assembly` puts it together from the members' parts, `seal` makes them final, `verify` proves that
-//! they are whole, `shelf` keeps the list. Knows bytes and hashes; which step is committed, and which checkpoints to keep,
+//! they are whole, `initial` copies the weights that a job starts from, `shelf` keeps the list. Knows bytes and hashes; which step is committed, and which checkpoints to keep,
 //! is the core's decision.
 //!
 //! `jobs/<id>/checkpoints/` holds `step-<step>/` (final, renamed into place), `tmp-*` (incomplete, removed at start),
-//! `damaged-*` (set aside, never read) and `index.json` (for people and tools).
+//! `damaged-*` (set aside, never read) and `index.json` (for people and tools). Beside it lies `init.safetensors`.
 
 mod header;
 mod assembly;
 mod seal;
 mod verify;
+mod initial;
 mod shelf;
 
 use std::io;
@@ -18,6 +19,7 @@ use proto::identity::JobId;
 
 pub use assembly::{Assembly, Part, UploadError, Uploads};
 pub use header::FileSpec;
+pub use initial::{InitialError, copy_of, keep_copy, read_facts, verify_copy};
 pub use seal::seal;
 pub use shelf::{Index, retain};
 pub use verify::{Damage, Whole, find_base, read_manifest, verify};

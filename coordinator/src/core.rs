@@ -26,7 +26,8 @@ use proto::identity::{Generation, JobId};
 pub use action::*;
 pub use event::*;
 pub use job::{
-    CheckpointEntry, DatasetFacts, JobSpec, Shortage, Submission, best_checkpoint, differing_keys,
+    CheckpointEntry, DatasetFacts, JobSpec, Shortage, Submission, WeightsFacts, best_checkpoint,
+    differing_keys,
 };
 pub use membership::share_slices;
 pub use record::{End, MemberRecord, Record, ReplayError};

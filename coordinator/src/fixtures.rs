@@ -38,7 +38,7 @@ pub(crate) fn spec_of(toml: &str) -> JobSpec {
         classes: vec!["zero".to_owned(), "one".to_owned()],
         input: Input { channels: 1, height: 8, width: 8, mean: vec![0.3], std: vec![0.4] },
     };
-    JobSpec { toml: job.to_toml(), job, dataset }
+    JobSpec { toml: job.to_toml(), job, dataset, weights: None }
 }
 
 /// The entry of a sealed checkpoint; `correct` of `TEST_LEN`, `None` when it was not evaluated.

@@ -1,14 +1,16 @@
-//! From a job file to a job that can run: parsed, its path made absolute, its dataset indexed. Reads the dataset once.
+//! From a job file to a job that can run: parsed, its paths made absolute, its dataset indexed, the weights that it starts
+//! from checked. Reads each once.
 
 use std::path::{Path, PathBuf};
 
 use dataset::{Dataset, DatasetError};
 use proto::Job;
 use proto::exit::ExitCode;
-use proto::job::{DataFormat, JobError, Normalisation};
+use proto::job::{DataFormat, Init, JobError, Normalisation};
 use proto::manifest::Input;
 use proto::wire::JOB_BYTES_MAX;
 
+use crate::checkpoints::{self, InitialError};
 use crate::core::{DatasetFacts, JobSpec};
 
 /// Why a job can't run.
@@ -24,6 +26,8 @@ pub enum IntakeError {
     Job(#[from] JobError),
     #[error("dataset: {0}")]
     Dataset(#[from] DatasetError),
+    #[error("{0}")]
+    Weights(#[from] InitialError),
     #[error(
         "the images of this format are not measured; give data.mean and data.std in the job file"
     )]
@@ -65,7 +69,24 @@ pub fn read_job(text: &str, base_folder: &Path) -> Result<JobSpec, IntakeError> 
     // One spelling of the path, so that the same job is recognised; a missing folder is the dataset's error.
     job.data.path = folder.canonicalize().unwrap_or(folder);
     let dataset = index(&job)?;
-    Ok(JobSpec { toml: job.to_toml(), job, dataset })
+    let weights = match &mut job.init {
+        Init::Seed => None,
+        Init::File(path) => {
+            *path = spelled_out(base_folder, path);
+            checkpoints::read_facts(path, &job.model, &dataset)?
+        }
+    };
+    Ok(JobSpec { toml: job.to_toml(), job, dataset, weights })
+}
+
+/// One spelling of a file's path, whether the file is there or not.
+fn spelled_out(base_folder: &Path, path: &Path) -> PathBuf {
+    let path = base_folder.join(path);
+    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+    match (folder, path.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => path,
+    }
 }
 
 fn index(job: &Job) -> Result<DatasetFacts, IntakeError> {

@@ -1,7 +1,7 @@
 //! The thread that does the slow disk work of checkpoints, one task after the other, so that neither the driver nor training
 //! waits for it. Answers with events.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -10,7 +10,7 @@ use proto::identity::JobId;
 use tokio::sync::mpsc;
 
 use crate::checkpoints::{self, Assembly};
-use crate::core::{Event, JobSpec, SealOrder, Shelf};
+use crate::core::{BaseSearch, Event, JobSpec, SealOrder, Shelf};
 use crate::driver::Input;
 
 #[derive(Debug)]
@@ -55,12 +55,13 @@ impl Drop for Store {
     }
 }
 
-fn serve(jobs: &std::path::Path, inbox: &Receiver<Task>, events: &mpsc::Sender<Input>) {
+fn serve(jobs: &Path, inbox: &Receiver<Task>, events: &mpsc::Sender<Input>) {
     for task in inbox {
         let event = match task {
             Task::FindBase { job, spec } => {
                 let folder = checkpoints::folder_of(jobs, &job);
                 let search = checkpoints::find_base(&folder, &job, &spec);
+                let search = with_weights(jobs, &job, &spec, search);
                 Event::BaseFound { job, search }
             }
             Task::Seal { assembly, order } => match checkpoints::seal(&assembly, &order) {
@@ -84,6 +85,19 @@ fn serve(jobs: &std::path::Path, inbox: &Receiver<Task>, events: &mpsc::Sender<I
         if events.blocking_send(Input::Event(event)).is_err() {
             return;
         }
+    }
+}
+
+/// A job without a checkpoint needs the file of weights that it starts from.
+fn with_weights(jobs: &Path, job: &JobId, spec: &JobSpec, search: BaseSearch) -> BaseSearch {
+    match (search, spec.init_path(), &spec.weights) {
+        (BaseSearch::Nothing { set_aside }, Some(source), Some(facts)) => {
+            match checkpoints::keep_copy(jobs, job, source, facts) {
+                Ok(()) => BaseSearch::Nothing { set_aside },
+                Err(error) => BaseSearch::NoWeights { problem: error.to_string(), set_aside },
+            }
+        }
+        (search, _, _) => search,
     }
 }
 

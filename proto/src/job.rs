@@ -24,6 +24,7 @@ pub struct Job {
     pub seed: u64,
     pub data: Data,
     pub model: Model,
+    pub init: Init,
     pub train: Train,
     pub optimizer: Optimizer,
     /// `None`: no average is kept.
@@ -102,6 +103,16 @@ pub struct Augment {
     pub pad: usize,
     /// Mirror every second image, by chance.
     pub flip: bool,
+}
+
+/// Where the first weights come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// The job's seed.
+    Seed,
+    /// A safetensors file with torchvision's names; relative to the job file as written, absolute once submitted. A last
+    /// layer of another number of classes is left as the seed makes it.
+    File(PathBuf),
 }
 
 /// A ResNet: a stem, then one stage for each entry of `blocks` and `widths`.

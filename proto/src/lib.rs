@@ -1,13 +1,15 @@
 //! What crosses process boundaries: the wire, the job file, identities, the checkpoint manifest.
 //!
 //! In reading order: `identity` (who), `job` (what to train), `timeline` (which steps that means), `wire` (how
-//! processes talk), `manifest` (what a checkpoint says of itself). Nothing here opens a socket, trains, or decides.
+//! processes talk), `manifest` (what a checkpoint says of itself), `weights` (what a file to start from must hold). Nothing
+//! here opens a socket, trains, or decides.
 #![forbid(unsafe_code)]
 
 pub mod identity;
 pub mod job;
 pub mod timeline;
 pub mod manifest;
+pub mod weights;
 pub mod wire;
 pub mod exit;
 

@@ -26,6 +26,8 @@ pub struct Manifest {
     pub job: String,
     /// SHA-256 fingerprint of the dataset, hex.
     pub dataset_fingerprint: String,
+    /// SHA-256 of the file of weights that the run started from, hex; absent when its seed made them.
+    pub init_sha256: Option<String>,
     /// Class names, by label.
     pub classes: Vec<String>,
     pub input: Input,
@@ -80,3 +82,5 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 pub const MODEL_FILE: &str = "model.safetensors";
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub const EMA_FILE: &str = "ema.safetensors";
+/// A job's copy of the weights that it starts from, beside its checkpoints.
+pub const INIT_FILE: &str = "init.safetensors";

@@ -7,6 +7,7 @@ mod loss;
 mod refusals;
 mod doors;
 mod damage;
+mod initial;
 mod disk;
 mod operators;
 mod restart;

@@ -14,14 +14,16 @@ use proto::Timeline;
 use proto::job::{Job, JobError, Normalisation};
 use proto::wire::v1::{Form, TroubleKind};
 
-use crate::checkpoint::{CheckpointError, decode_ema, decode_model, decode_optimizer};
+use crate::checkpoint::{
+    CheckpointError, InitialError, decode_ema, decode_initial, decode_model, decode_optimizer,
+};
 use crate::collective::{Collective, CollectiveError, Group, Peer, Solo, TcpExchange};
 use crate::data::{Loader, Share, Source, format};
 use crate::layout::Layout;
 use crate::model::{Geometry, ResNet};
 use crate::optim::{Ema, Sgd};
 use crate::step::{Gradients, Run};
-use crate::trainer::{Formation, Machine, peer_or_internal};
+use crate::trainer::{Base, Formation, Machine, peer_or_internal};
 use memory::MemoryError;
 
 /// Ready to train.
@@ -51,6 +53,8 @@ pub(crate) enum PrepareError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
+    Initial(#[from] InitialError),
+    #[error(transparent)]
     Exchange(#[from] CollectiveError),
     #[error("start the loader thread: {0}")]
     Loader(std::io::Error),
@@ -68,7 +72,9 @@ impl PrepareError {
             | PrepareError::Abandoned => TroubleKind::TroubleInternal,
             PrepareError::Dataset(_) => TroubleKind::TroubleDatasetUnreadable,
             PrepareError::DatasetDiffers { .. } => TroubleKind::TroubleDatasetDiffers,
-            PrepareError::Checkpoint(_) => TroubleKind::TroubleCheckpoint,
+            PrepareError::Checkpoint(_) | PrepareError::Initial(_) => {
+                TroubleKind::TroubleCheckpoint
+            }
             PrepareError::Exchange(error) => peer_or_internal(error),
         }
     }
@@ -229,30 +235,38 @@ struct State {
 
 fn load_state(state: &mut State, job: &Job, formation: &Formation) -> Result<(), PrepareError> {
     let State { model, optimizer, ema } = state;
-    if formation.form.base_step == 0 {
-        model.initialise(job.seed);
-        if let Some(ema) = ema {
-            ema.start(model.params(), model.running());
-        }
-        return Ok(());
-    }
-    let files = formation.checkpoint.as_ref();
-    let files = files.ok_or(PrepareError::Plan("it came without the base step's checkpoint"))?;
     let layout = model.layout().clone();
-    let (params, running) = model.state_mut();
     let on_host = "the CPU device's memory is host memory";
-    let (params, running) = (params.host_mut().expect(on_host), running.host_mut().expect(on_host));
-    decode_model(&layout, &files.model, params, running)?;
-    let velocity = optimizer.velocity_mut().host_mut().expect(on_host);
-    decode_optimizer(&layout, &files.optimizer, velocity)?;
-    if let Some(ema) = ema {
-        let bytes = files.ema.as_ref();
-        let bytes = bytes.ok_or(PrepareError::Plan("the base step's checkpoint has no average"))?;
-        let (params, running) = ema.state_mut();
-        let params = params.host_mut().expect(on_host);
-        decode_ema(&layout, bytes, params, running.host_mut().expect(on_host))?;
+    match &formation.base {
+        Base::Seed => model.initialise(job.seed),
+        Base::Weights(file) => {
+            model.initialise(job.seed);
+            let (params, running) = model.state_mut();
+            let params = params.host_mut().expect(on_host);
+            let fit = decode_initial(&layout, file, params, running.host_mut().expect(on_host))?;
+            tracing::info!("the first weights are those of model.init: {fit:?}");
+        }
+        Base::Checkpoint(files) => {
+            let (params, running) = model.state_mut();
+            let params = params.host_mut().expect(on_host);
+            decode_model(&layout, &files.model, params, running.host_mut().expect(on_host))?;
+            let velocity = optimizer.velocity_mut().host_mut().expect(on_host);
+            decode_optimizer(&layout, &files.optimizer, velocity)?;
+        }
     }
     model.pack();
+    match (ema, &formation.base) {
+        (None, _) => {}
+        (Some(ema), Base::Seed | Base::Weights(_)) => ema.start(model.params(), model.running()),
+        (Some(ema), Base::Checkpoint(files)) => {
+            let bytes = files.ema.as_ref();
+            let bytes =
+                bytes.ok_or(PrepareError::Plan("the base step's checkpoint has no average"))?;
+            let (params, running) = ema.state_mut();
+            let params = params.host_mut().expect(on_host);
+            decode_ema(&layout, bytes, params, running.host_mut().expect(on_host))?;
+        }
+    }
     Ok(())
 }
 

@@ -213,7 +213,7 @@ impl Session<'_> {
         Ok(false)
     }
 
-    /// Fetches the checkpoint, if the generation starts from one, then wakes the training thread.
+    /// Fetches what the generation starts from, then wakes the training thread.
     fn form(
         &self,
         generation: Generation,
@@ -225,8 +225,8 @@ impl Session<'_> {
         self.progress.applied(form.base_step);
         self.progress.enter(v1::Phase::Prepare);
         let task = tokio::spawn(async move {
-            let checkpoint = match transfer::download(client.clone(), &form).await {
-                Ok(checkpoint) => checkpoint,
+            let base = match transfer::download(client.clone(), &form).await {
+                Ok(base) => base,
                 Err(error) => {
                     let trouble = trouble(TroubleKind::TroubleCheckpoint, error.to_string());
                     return say(&reports, generation.0, trouble).await;
@@ -234,8 +234,7 @@ impl Session<'_> {
             };
             let uploads = Uploader::new(client, generation, &form, &abort, reports.clone()).start();
             let sender = reports.clone();
-            let formation =
-                Formation { generation, form, abort, checkpoint, reports: sender, uploads };
+            let formation = Formation { generation, form, abort, base, reports: sender, uploads };
             // The training thread drops a formation that was abandoned in the meantime.
             if commands.try_send(Command::Form(Box::new(formation))).is_err() {
                 let message = "the training thread takes no commands".to_owned();

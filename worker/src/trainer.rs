@@ -47,10 +47,20 @@ pub struct Formation {
     pub generation: Generation,
     pub form: v1::Form,
     pub abort: Abort,
-    /// The state after `form.base_step`; `None` when that is 0.
-    pub checkpoint: Option<CheckpointFiles>,
+    /// The state after `form.base_step`.
+    pub base: Base,
     pub reports: Sender<v1::Report>,
     pub uploads: Sender<Upload>,
+}
+
+/// What a generation starts from.
+#[derive(Debug)]
+pub enum Base {
+    /// The job's seed alone.
+    Seed,
+    /// A file of weights that the job names (`model.init`), as downloaded.
+    Weights(Vec<u8>),
+    Checkpoint(CheckpointFiles),
 }
 
 /// The files of a checkpoint, as downloaded.

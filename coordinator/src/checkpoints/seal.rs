@@ -84,6 +84,7 @@ fn manifest(assembly: &Assembly, order: &SealOrder) -> Manifest {
         state_digest: order.digest.to_string(),
         job: order.spec.toml.clone(),
         dataset_fingerprint: dataset.fingerprint.clone(),
+        init_sha256: order.spec.weights.as_ref().map(|weights| weights.sha256.clone()),
         classes: dataset.classes.clone(),
         input: dataset.input.clone(),
         evaluation: order.evaluation,

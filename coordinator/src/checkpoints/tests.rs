@@ -394,3 +394,33 @@ fn the_shelf_removes_what_is_no_longer_kept_and_writes_its_index() {
         (Some("step-00000012"), Some("step-00000008"))
     );
 }
+
+#[test]
+fn weights_are_copied_once_and_a_copy_that_was_damaged_is_made_again() {
+    let jobs = tempfile::tempdir().unwrap();
+    let source = jobs.path().join("weights.safetensors");
+    std::fs::write(&source, "abc").unwrap();
+    let sha256 = hex(&Sha256::digest("abc"));
+    let facts = crate::core::WeightsFacts { sha256, len: 3, other_classes: None };
+    let copy = copy_of(jobs.path(), &job());
+    assert!(verify_copy(&copy, &facts).is_err());
+    for damage in ["", "abd", "abcd"] {
+        if !damage.is_empty() {
+            std::fs::write(&copy, damage).unwrap();
+        }
+        keep_copy(jobs.path(), &job(), &source, &facts).unwrap();
+        assert_eq!(std::fs::read(&copy).unwrap(), b"abc");
+    }
+    // A whole copy needs no original.
+    std::fs::write(&source, "xyz").unwrap();
+    keep_copy(jobs.path(), &job(), &source, &facts).unwrap();
+    assert_eq!(std::fs::read(&copy).unwrap(), b"abc");
+    std::fs::remove_file(&copy).unwrap();
+    let changed = keep_copy(jobs.path(), &job(), &source, &facts).unwrap_err().to_string();
+    assert!(changed.contains("when the job was submitted it had"), "{changed}");
+    std::fs::remove_file(&source).unwrap();
+    let gone = keep_copy(jobs.path(), &job(), &source, &facts).unwrap_err().to_string();
+    assert!(gone.contains(source.to_str().unwrap()) && gone.contains("No such file"), "{gone}");
+    let left: Vec<_> = std::fs::read_dir(copy.parent().unwrap()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -187,6 +187,12 @@ fn stranger(manifest: &Manifest, step: u64, job: &JobId, spec: &JobSpec) -> Opti
         let (theirs, ours) = (&manifest.dataset_fingerprint, &spec.dataset.fingerprint);
         return Some(format!("was trained on dataset {theirs}, the job's is {ours}"));
     }
+    let weights = spec.weights.as_ref().map(|weights| &weights.sha256);
+    if manifest.init_sha256.as_ref() != weights {
+        let shown = |sha256: Option<&String>| sha256.map_or("the seed", String::as_str).to_owned();
+        let (theirs, ours) = (shown(manifest.init_sha256.as_ref()), shown(weights));
+        return Some(format!("started from {theirs}, the job starts from {ours}"));
+    }
     if manifest.job_id != job.as_str() {
         return Some(format!("belongs to job {}", manifest.job_id));
     }
@@ -219,6 +225,6 @@ pub(super) fn put_aside(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Reads at a time; memory use does not grow with the model.
-const BUFFER_BYTES: usize = 1 << 20;
+pub(super) const BUFFER_BYTES: usize = 1 << 20;
 /// A manifest holds a job file, class names and a few hashes.
 const MANIFEST_BYTES_MAX: u64 = 4 << 20;

@@ -37,7 +37,8 @@ pub enum Action {
         ticket: Ticket,
         answer: Answer,
     },
-    /// Look for the newest checkpoint that verifies.
+    /// Look for the newest checkpoint that verifies; without any, copy the file of weights that the job starts from, if it
+    /// is not in the job's folder yet.
     FindBase {
         job: JobId,
         spec: Box<JobSpec>,
@@ -222,8 +223,19 @@ pub enum SubmitRefusal {
          another name, or start over with --fresh"
     )]
     OtherData { job: JobId, folder: String },
+    #[error(
+        "job {job} started from other weights: {file} has changed; put the old one back or take it away, give the job \
+         another name, or start over with --fresh"
+    )]
+    OtherWeights { job: JobId, file: String },
+    #[error(
+        "start from the weights {file}: there is no such file; correct model.init in the job file"
+    )]
+    WeightsMissing { file: String },
     #[error("{problem}; restore a checkpoint, or start over with --fresh")]
     NoBase { problem: String },
+    #[error("{problem}")]
+    NoWeights { problem: String },
     #[error("job {job} was stopped before it started")]
     Stopped { job: JobId },
 }
@@ -234,10 +246,12 @@ impl SubmitRefusal {
         match self {
             SubmitRefusal::Name { .. }
             | SubmitRefusal::TooManyWorkers { .. }
-            | SubmitRefusal::Differs { .. } => ExitCode::Usage,
+            | SubmitRefusal::Differs { .. }
+            | SubmitRefusal::OtherWeights { .. }
+            | SubmitRefusal::WeightsMissing { .. } => ExitCode::Usage,
             SubmitRefusal::OtherData { .. } => ExitCode::Data,
             SubmitRefusal::QueueFull { .. } | SubmitRefusal::Busy { .. } => ExitCode::Failure,
-            SubmitRefusal::NoBase { .. } => ExitCode::State,
+            SubmitRefusal::NoBase { .. } | SubmitRefusal::NoWeights { .. } => ExitCode::State,
             SubmitRefusal::Stopped { .. } => ExitCode::Interrupted,
         }
     }

@@ -171,8 +171,10 @@ pub struct Trouble {
 pub enum BaseSearch {
     /// The newest entry verified byte by byte; the older ones are listed as their manifests say.
     Found { entries: Vec<CheckpointEntry>, set_aside: Vec<String> },
-    /// No usable checkpoint.
+    /// No usable checkpoint; the file of weights that the job starts from, if any, lies ready.
     Nothing { set_aside: Vec<String> },
+    /// No usable checkpoint, and the file of weights can't be had.
+    NoWeights { problem: String, set_aside: Vec<String> },
     /// Something is in the way that a person must look at.
     Refused { problem: String },
 }

@@ -2,9 +2,11 @@
 //! Knows no worker's stream: who computes is the membership's matter, so that a job outlives its generations.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use proto::identity::{Generation, Incarnation, JobId};
+use proto::job::Init;
 use proto::manifest::{Evaluation, Input};
 use proto::{Job, Timeline};
 use serde::{Deserialize, Serialize};
@@ -19,13 +21,45 @@ pub struct JobSpec {
     /// The resolved job file, data path absolute.
     pub toml: String,
     pub dataset: DatasetFacts,
+    /// The file of `model.init`. Absent when the job has none, and in a submission whose file is not there any more: the
+    /// copy of an earlier run replaces it.
+    pub weights: Option<WeightsFacts>,
 }
 
 impl JobSpec {
     /// Both mean the same computation. Numbers are compared as they were written.
     pub fn same_as(&self, other: &JobSpec) -> bool {
-        self.toml == other.toml && self.dataset.fingerprint == other.dataset.fingerprint
+        self.toml == other.toml
+            && self.dataset.fingerprint == other.dataset.fingerprint
+            && self.starts_like(other)
     }
+
+    /// A file that is gone may have been any.
+    pub(crate) fn starts_like(&self, other: &JobSpec) -> bool {
+        match (&self.weights, &other.weights) {
+            (Some(ours), Some(theirs)) => ours.sha256 == theirs.sha256,
+            _ => true,
+        }
+    }
+
+    /// The file that the job starts from; `None` when its seed makes the first weights.
+    pub fn init_path(&self) -> Option<&Path> {
+        match &self.job.init {
+            Init::Seed => None,
+            Init::File(path) => Some(path),
+        }
+    }
+}
+
+/// What the coordinator learned of the weights that a job starts from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightsFacts {
+    /// Hex.
+    pub sha256: String,
+    /// Bytes.
+    pub len: u64,
+    /// The last layer was made for this number of classes, which is not the job's: the job's seed makes another one.
+    pub other_classes: Option<usize>,
 }
 
 /// What the coordinator learned when it indexed the dataset.

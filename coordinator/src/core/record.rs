@@ -12,7 +12,7 @@ use super::Cluster;
 use super::action::{Cause, Outcome};
 use super::event::Digest;
 use super::job::{
-    CheckpointEntry, DatasetFacts, JobRun, JobSpec, Mark, Shortage, Stage, Submission,
+    CheckpointEntry, DatasetFacts, JobRun, JobSpec, Mark, Shortage, Stage, Submission, WeightsFacts,
 };
 use super::membership::Seat;
 
@@ -28,6 +28,9 @@ pub enum Record {
         job: String,
         toml: String,
         dataset: DatasetFacts,
+        /// Absent when the seed makes the first weights.
+        #[serde(default)]
+        weights: Option<WeightsFacts>,
         workers: u32,
         shortage: Shortage,
     },
@@ -129,10 +132,11 @@ impl Cluster {
                 self.boot = *boot;
                 self.burn(Generation(*generation));
             }
-            Record::Submitted { job, toml, dataset, workers, shortage } => {
+            Record::Submitted { job, toml, dataset, weights, workers, shortage } => {
                 let id = job_id(job)?;
                 let parsed = Job::parse(toml).map_err(|e| unreadable("job file", &e))?;
-                let spec = JobSpec { job: parsed, toml: toml.clone(), dataset: dataset.clone() };
+                let (toml, dataset, weights) = (toml.clone(), dataset.clone(), weights.clone());
+                let spec = JobSpec { job: parsed, toml, dataset, weights };
                 let submission =
                     Submission { spec, workers: *workers, fresh: false, shortage: *shortage };
                 self.jobs.push(JobRun::new(id, submission, Stage::Queued));

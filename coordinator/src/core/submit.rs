@@ -1,5 +1,7 @@
 //! Jobs come and go: submission, going on from a checkpoint, stopping, the end.
 
+use std::path::Path;
+
 use proto::identity::JobId;
 
 use super::action::{Action, Answer, Level, Outcome, Plan, StopRefusal, SubmitRefusal};
@@ -40,7 +42,13 @@ impl Cluster {
                         Answer::Submitted { job, resumed_from_step, already_finished: true };
                     self.push(Action::Answer { ticket, answer });
                 }
-                Stage::Ended(_) => self.search(ticket, job.id.clone(), submission),
+                Stage::Ended(_) => {
+                    let id = job.id.clone();
+                    if let Some(job) = self.job_mut(&id) {
+                        (job.workers, job.shortage) = (submission.workers, submission.shortage);
+                    }
+                    self.search(ticket, id);
+                }
                 _ => {
                     let job = job.id.clone();
                     self.refuse(ticket, SubmitRefusal::Busy { job });
@@ -50,6 +58,11 @@ impl Cluster {
     }
 
     fn create(&mut self, ticket: Ticket, submission: Submission) {
+        let spec = &submission.spec;
+        if let (Some(path), None) = (spec.init_path(), &spec.weights) {
+            let file = path.display().to_string();
+            return self.refuse(ticket, SubmitRefusal::WeightsMissing { file });
+        }
         let name = submission.spec.job.name.as_str();
         let number =
             1 + self.jobs.iter().filter_map(|job| number_of(&job.id, name)).max().unwrap_or(0);
@@ -61,25 +74,31 @@ impl Cluster {
             job: text,
             toml: submission.spec.toml.clone(),
             dataset: submission.spec.dataset.clone(),
+            weights: submission.spec.weights.clone(),
             workers: submission.workers,
             shortage: submission.shortage,
         }));
+        let first_weights = first_weights(&submission.spec);
         let job = JobRun::new(id.clone(), submission, Stage::Queued);
         let text = format!("job {id} submitted: {} steps", job.total_steps());
         self.jobs.push(job);
-        self.queue.push_back(id.clone());
         self.log(Some(&id), Level::Info, text);
+        if let Some(text) = first_weights {
+            self.log(Some(&id), Level::Info, text);
+            return self.search(ticket, id);
+        }
+        self.queue.push_back(id.clone());
         let answer = Answer::Submitted { job: id, resumed_from_step: 0, already_finished: false };
         self.push(Action::Answer { ticket, answer });
     }
 
-    /// The job ran here before: its checkpoints are verified first.
-    fn search(&mut self, ticket: Ticket, id: JobId, submission: Submission) {
+    /// The job ran here before, or starts from a file: what it goes on from is verified first.
+    fn search(&mut self, ticket: Ticket, id: JobId) {
         let Some(job) = self.job_mut(&id) else { return };
         job.stage = Stage::Searching(ticket);
-        (job.workers, job.shortage) = (submission.workers, submission.shortage);
+        let spec = Box::new(job.spec.clone());
         self.queue.push_back(id.clone());
-        self.push(Action::FindBase { job: id, spec: Box::new(submission.spec) });
+        self.push(Action::FindBase { job: id, spec });
     }
 
     pub(super) fn resume(&mut self, id: &JobId, search: BaseSearch) {
@@ -89,7 +108,12 @@ impl Cluster {
         let (entries, set_aside) = match search {
             BaseSearch::Found { entries, set_aside } => (entries, set_aside),
             BaseSearch::Nothing { set_aside } if !had_checkpoint => (Vec::new(), set_aside),
-            BaseSearch::Nothing { set_aside } => {
+            BaseSearch::NoWeights { problem, set_aside } if !had_checkpoint => {
+                self.warn_all(id, &set_aside);
+                let refusal = SubmitRefusal::NoWeights { problem };
+                return self.cannot_begin(id, ticket, refusal);
+            }
+            BaseSearch::Nothing { set_aside } | BaseSearch::NoWeights { set_aside, .. } => {
                 self.warn_all(id, &set_aside);
                 let problem = format!("job {id} had checkpoints, but none of them can be used");
                 return self.without_base(id, ticket, problem);
@@ -107,6 +131,7 @@ impl Cluster {
     fn go_on_from(&mut self, id: &JobId, ticket: Ticket, entries: Vec<CheckpointEntry>, step: u64) {
         let Some(job) = self.job_mut(id) else { return };
         let Ok(base) = base_of(&entries) else { return };
+        let is_new = job.device_kind.is_none();
         job.rewind(base);
         for entry in &entries {
             if let Some(evaluation) = entry.evaluation {
@@ -129,7 +154,10 @@ impl Cluster {
             0 => format!("job {id} has no checkpoint yet; it starts from the beginning"),
             _ => format!("job {id} goes on from its checkpoint of step {step}"),
         };
-        self.log(Some(id), Level::Info, text);
+        // A job that never ran has said where it starts.
+        if !is_new || step > 0 {
+            self.log(Some(id), Level::Info, text);
+        }
         let answer = Answer::Submitted {
             job: id.clone(),
             resumed_from_step: step,
@@ -143,10 +171,19 @@ impl Cluster {
     }
 
     fn without_base(&mut self, id: &JobId, ticket: Ticket, problem: String) {
-        self.log(Some(id), Level::Error, format!("job {id} can't go on: {problem}"));
-        let reason = problem.clone();
+        self.cannot_begin(id, ticket, SubmitRefusal::NoBase { problem });
+    }
+
+    fn cannot_begin(&mut self, id: &JobId, ticket: Ticket, refusal: SubmitRefusal) {
+        let reason = match &refusal {
+            SubmitRefusal::NoBase { problem } | SubmitRefusal::NoWeights { problem } => {
+                problem.clone()
+            }
+            other => other.to_string(),
+        };
+        self.log(Some(id), Level::Error, format!("job {id} can't go on: {reason}"));
         self.conclude(id, Outcome::Failed { cause: Cause::Checkpoint, reason });
-        self.refuse(ticket, SubmitRefusal::NoBase { problem });
+        self.refuse(ticket, refusal);
     }
 
     fn warn_all(&mut self, id: &JobId, lines: &[String]) {
@@ -285,11 +322,25 @@ fn kept_outcome(job: &JobRun, outcome: Outcome) -> Outcome {
 
 fn difference(old: &JobRun, new: &JobSpec) -> SubmitRefusal {
     let (job, differing) = (old.id.clone(), differing_keys(&old.spec.toml, &new.toml));
+    if differing.is_empty() && !old.spec.starts_like(new) {
+        let file = new.init_path().unwrap_or(Path::new("")).display().to_string();
+        return SubmitRefusal::OtherWeights { job, file };
+    }
     if differing.is_empty() {
         let folder = new.job.data.path.display().to_string();
         return SubmitRefusal::OtherData { job, folder };
     }
     SubmitRefusal::Differs { job, differences: differing.join(", ") }
+}
+
+/// "it starts from the weights pets.safetensors (SHA-256 ab..)"; `None` when the seed makes them.
+fn first_weights(spec: &JobSpec) -> Option<String> {
+    let (path, weights) = (spec.init_path()?.display(), spec.weights.as_ref()?);
+    let (sha256, ours) = (&weights.sha256, spec.dataset.classes.len());
+    let head = weights.other_classes.map_or_else(String::new, |theirs| {
+        format!("; its last layer has {theirs} classes, not {ours}: the seed makes another one")
+    });
+    Some(format!("it starts from the weights {path} (SHA-256 {sha256}){head}"))
 }
 
 /// Jobs that wait at the same time.

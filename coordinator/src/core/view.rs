@@ -124,7 +124,7 @@ impl Cluster {
         let steps = |verb: &str| format!("{verb} after step {}", job.watermark.step);
         match (&job.stage, membership) {
             (Stage::Searching(_), _) => {
-                (JobState::Waiting, "verifying the checkpoints of its earlier run".to_owned())
+                (JobState::Waiting, "verifying what it starts from".to_owned())
             }
             (Stage::Queued, _) | (Stage::Active, None) => {
                 (JobState::Waiting, self.waiting_reason(job))

@@ -119,11 +119,15 @@ impl Operators for OperatorsService {
 
 fn submit_refusal(problem: &SubmitRefusal) -> Status {
     let code = match problem {
-        SubmitRefusal::Name { .. } | SubmitRefusal::TooManyWorkers { .. } => Code::InvalidArgument,
+        SubmitRefusal::Name { .. }
+        | SubmitRefusal::TooManyWorkers { .. }
+        | SubmitRefusal::WeightsMissing { .. } => Code::InvalidArgument,
         SubmitRefusal::Differs { .. } | SubmitRefusal::Busy { .. } => Code::AlreadyExists,
-        SubmitRefusal::OtherData { .. } => Code::FailedPrecondition,
+        SubmitRefusal::OtherData { .. } | SubmitRefusal::OtherWeights { .. } => {
+            Code::FailedPrecondition
+        }
         SubmitRefusal::QueueFull { .. } => Code::ResourceExhausted,
-        SubmitRefusal::NoBase { .. } => Code::DataLoss,
+        SubmitRefusal::NoBase { .. } | SubmitRefusal::NoWeights { .. } => Code::DataLoss,
         SubmitRefusal::Stopped { .. } => Code::Aborted,
     };
     refusal(code, problem.exit_code(), problem)

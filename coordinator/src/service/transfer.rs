@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::identity::{JobId, unhex};
-use proto::manifest::folder_name;
+use proto::manifest::{FileEntry, INIT_FILE, folder_name};
 use proto::wire::CHUNK_BYTES_MAX;
 use proto::wire::v1;
 use proto::wire::v1::checkpoint_chunk::Kind;
@@ -17,8 +17,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::convert;
-use crate::checkpoints::{self, Part, UploadError, Uploads, Whole};
-use crate::core::Event;
+use crate::checkpoints::{self, Part, UploadError, Uploads};
+use crate::core::{Event, WeightsFacts};
 use crate::driver::Handle;
 
 /// Receives one member's part; returns the bytes stored.
@@ -128,7 +128,13 @@ fn refusal(error: &UploadError) -> Status {
     }
 }
 
-/// The files of a sealed checkpoint, verified before the first byte is sent.
+/// Files to be sent: they lie in `folder` under the names of the header.
+struct Outgoing {
+    folder: PathBuf,
+    header: v1::CheckpointHeader,
+}
+
+/// The files of a sealed checkpoint, or the weights that a job starts from; verified before the first byte is sent.
 pub(super) async fn send(
     handle: &Handle,
     request: v1::CheckpointRequest,
@@ -136,51 +142,69 @@ pub(super) async fn send(
     let v1::CheckpointRequest { job_id, step } = request;
     let job: JobId =
         job_id.parse().map_err(|error| Status::invalid_argument(format!("job_id: {error}")))?;
-    let folder = checkpoints::folder_of(handle.jobs_folder(), &job).join(folder_name(step));
-    let whole = blocking({
-        let folder = folder.clone();
-        move || {
-            if !folder.is_dir() {
-                let text = format!("job {job} has no sealed checkpoint of step {step}");
-                return Err(Status::not_found(text));
-            }
-            checkpoints::verify(&folder).map_err(|damage| Status::data_loss(damage.to_string()))
-        }
-    })
-    .await??;
-    let (chunks, outgoing) = mpsc::channel(CHUNKS_AHEAD);
+    let jobs = handle.jobs_folder().to_owned();
+    let outgoing = if step == 0 {
+        let weights = handle.view(job.clone()).await.and_then(|view| view.spec.weights);
+        let Some(facts) = weights else {
+            return Err(Status::not_found(format!("job {job} starts from no file of weights")));
+        };
+        blocking(move || weights_of(&jobs, &job, &facts)).await??
+    } else {
+        blocking(move || checkpoint_of(&jobs, &job, step)).await??
+    };
+    let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
     spawn_blocking(move || {
-        if let Err(status) = read_out(&folder, &whole, &chunks) {
+        if let Err(status) = read_out(outgoing, &chunks) {
             // The receiver may be the one who has gone.
             chunks.blocking_send(Err(status)).ok();
         }
     });
-    Ok(ReceiverStream::new(outgoing))
+    Ok(ReceiverStream::new(receiver))
+}
+
+fn checkpoint_of(jobs: &Path, job: &JobId, step: u64) -> Result<Outgoing, Status> {
+    let folder = checkpoints::folder_of(jobs, job).join(folder_name(step));
+    if !folder.is_dir() {
+        return Err(Status::not_found(format!(
+            "job {job} has no sealed checkpoint of step {step}"
+        )));
+    }
+    let whole = checkpoints::verify(&folder);
+    let manifest = whole.map_err(|damage| Status::data_loss(damage.to_string()))?.manifest;
+    let file = |(name, file): (&String, &FileEntry)| described(name, file.len, &file.sha256);
+    let files = manifest.files.iter().map(file).collect();
+    Ok(Outgoing { folder, header: header(manifest.job_id, step, files) })
+}
+
+fn weights_of(jobs: &Path, job: &JobId, facts: &WeightsFacts) -> Result<Outgoing, Status> {
+    let copy = checkpoints::copy_of(jobs, job);
+    checkpoints::verify_copy(&copy, facts)
+        .map_err(|damage| Status::data_loss(damage.to_string()))?;
+    let files = vec![described(INIT_FILE, facts.len, &facts.sha256)];
+    let folder = copy.parent().unwrap_or(jobs).to_owned();
+    Ok(Outgoing { folder, header: header(job.to_string(), 0, files) })
+}
+
+fn header(job_id: String, step: u64, files: Vec<v1::CheckpointFile>) -> v1::CheckpointHeader {
+    v1::CheckpointHeader { job_id, generation: 0, step, rank: 0, files }
+}
+
+fn described(name: &str, len: u64, sha256: &str) -> v1::CheckpointFile {
+    let sha256 = unhex(sha256).unwrap_or_default();
+    v1::CheckpointFile { name: name.to_owned(), len, sha256 }
 }
 
 fn read_out(
-    folder: &Path,
-    whole: &Whole,
+    outgoing: Outgoing,
     chunks: &mpsc::Sender<Result<v1::CheckpointChunk, Status>>,
 ) -> Result<(), Status> {
     let push = |kind| {
         let sent = chunks.blocking_send(Ok(v1::CheckpointChunk { kind: Some(kind) }));
         sent.map_err(|_| Status::cancelled("the receiver has gone"))
     };
-    let manifest = &whole.manifest;
-    let files = manifest.files.iter().map(|(name, file)| v1::CheckpointFile {
-        name: name.clone(),
-        len: file.len,
-        sha256: unhex(&file.sha256).unwrap_or_default(),
-    });
-    push(Kind::Header(v1::CheckpointHeader {
-        job_id: manifest.job_id.clone(),
-        generation: 0,
-        step: manifest.step,
-        rank: 0,
-        files: files.collect(),
-    }))?;
-    for (index, name) in manifest.files.keys().enumerate() {
+    let Outgoing { folder, header } = outgoing;
+    push(Kind::Header(header.clone()))?;
+    for (index, v1::CheckpointFile { name, .. }) in header.files.iter().enumerate() {
         let path = folder.join(name);
         let lost = |error| Status::data_loss(format!("reading {}: {error}", path.display()));
         let mut file = File::open(&path).map_err(lost)?;

@@ -37,6 +37,7 @@ struct RawModel {
     stem: Option<Stem>,
     stem_bias: Option<bool>,
     zero_init_residual: Option<bool>,
+    init: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,6 +98,7 @@ impl RawJob {
             name,
             seed,
             data: self.data.resolve()?,
+            init: self.model.init()?,
             model: self.model.resolve()?,
             optimizer: self.optimizer.resolve()?,
             ema: self.ema.map(RawEma::resolve).transpose()?,
@@ -109,6 +111,16 @@ impl RawJob {
 }
 
 impl RawModel {
+    fn init(&self) -> Result<Init, JobError> {
+        let Some(path) = &self.init else { return Ok(Init::Seed) };
+        require(
+            path.extension().is_some_and(|ending| ending == "safetensors"),
+            "model.init",
+            "must be a .safetensors file; of a PyTorch model `safetensors.torch.save_file(model.state_dict(), ...)` makes one",
+        )?;
+        Ok(Init::File(path.clone()))
+    }
+
     fn resolve(self) -> Result<Model, JobError> {
         let stem = self.stem.unwrap_or(Stem::Imagenet);
         let stem_bias = self.stem_bias.unwrap_or(false);
@@ -254,6 +266,10 @@ impl From<&Job> for RawJob {
                 stem: Some(job.model.stem),
                 stem_bias: Some(job.model.stem_bias),
                 zero_init_residual: Some(job.model.zero_init_residual),
+                init: match &job.init {
+                    Init::Seed => None,
+                    Init::File(path) => Some(path.clone()),
+                },
             },
             train: RawTrain {
                 epochs: job.train.epochs,

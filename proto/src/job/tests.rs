@@ -29,6 +29,7 @@ fn a_minimal_file_is_filled_with_defaults() {
     assert_eq!((job.model.stem, job.model.stem_bias), (Stem::Imagenet, false));
     assert!(!job.model.zero_init_residual);
     assert_eq!((job.optimizer.rule, job.optimizer.clip_norm, job.ema), (Rule::Sgd, None, None));
+    assert_eq!(job.init, Init::Seed);
     assert_eq!(job.data.normalisation, Normalisation::Measured);
     assert_eq!(job.schedule.decay, Decay::Cosine);
 }
@@ -43,7 +44,7 @@ fn the_resolved_form_parses_back_to_the_same_job() {
         .replace("batch = 64", "batch = 64\nlabel_smoothing = 0.1")
         .replace(
             "arch = \"resnet18\"",
-            "arch = \"resnet50\"\nstem_bias = true\nzero_init_residual = true",
+            "arch = \"resnet50\"\nstem_bias = true\nzero_init_residual = true\ninit = \"w.safetensors\"",
         )
         + "nesterov = true\nweight_decay = 5e-4\nrule = \"lars\"\nclip_norm = 0.7\n\
            [ema]\ndecay = 0.99998\nevery = 32\n[schedule]\ndecay = \"step\"\nmilestones = [1, 1.5]\ngamma = 0.2\n";
@@ -193,6 +194,11 @@ fn values_that_cannot_work_are_refused_with_what_would() {
         ),
         ("path = \".\"", "path = \".\"\nmean = [0.5]", "`data.mean` and data.std go together"),
         ("arch = \"resnet18\"", "arch = \"resnet19\"", "unknown variant `resnet19`"),
+        (
+            "arch = \"resnet18\"",
+            "arch = \"resnet18\"\ninit = \"w.pth\"",
+            "`model.init` must be a .safetensors file",
+        ),
         ("epochs = 2", "", "missing field `epochs`"),
         ("epochs = 2", "epochs = \"2\"", "line 9: invalid type"),
     ] {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::Generation;
-use proto::manifest::{EMA_FILE, MODEL_FILE, OPTIMIZER_FILE};
+use proto::job::{Init, Job};
+use proto::manifest::{EMA_FILE, INIT_FILE, MODEL_FILE, OPTIMIZER_FILE};
 use proto::wire::v1::{
     CheckpointChunk, CheckpointData, CheckpointFile, CheckpointHeader, CheckpointRequest, Finished,
     Form, Report, checkpoint_chunk, report,
@@ -19,7 +20,7 @@ use super::connect::Client;
 use super::say;
 use crate::checkpoint::Snapshot;
 use crate::collective::Abort;
-use crate::trainer::{CheckpointFiles, Upload};
+use crate::trainer::{Base, CheckpointFiles, Upload};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DownloadError {
@@ -164,14 +165,13 @@ fn chunk(file: u32, bytes: &[u8], left: Range<u64>) -> CheckpointData {
     CheckpointData { file, offset: left.start, crc32: crc32fast::hash(&data), data }
 }
 
-/// Fetches the checkpoint that a generation starts from; `None` when it starts from the beginning.
-pub(super) async fn download(
-    mut client: Client,
-    form: &Form,
-) -> Result<Option<CheckpointFiles>, DownloadError> {
+/// Fetches what a generation starts from, unless that is the seed.
+pub(super) async fn download(mut client: Client, form: &Form) -> Result<Base, DownloadError> {
     let step = form.base_step;
-    if step == 0 {
-        return Ok(None);
+    // A job that does not parse is the training thread's to refuse.
+    let from_file = || Job::parse(&form.job_toml).is_ok_and(|job| job.init != Init::Seed);
+    if step == 0 && !from_file() {
+        return Ok(Base::Seed);
     }
     let refused = |status: Status| DownloadError::Refused { step, status: Box::new(status) };
     let damaged = |problem: &str| DownloadError::Damaged { step, problem: problem.to_owned() };
@@ -194,10 +194,11 @@ pub(super) async fn download(
             }
         }
         let incoming = incoming.ok_or_else(|| damaged("the stream is empty"))?;
-        incoming.finish().map_err(damaged)
+        let base = if step == 0 { incoming.weights() } else { incoming.checkpoint() };
+        base.map_err(damaged)
     };
     let fetched = tokio::time::timeout(UPLOAD_LIMIT, fetch).await;
-    fetched.unwrap_or_else(|_| Err(damaged("it took too long"))).map(Some)
+    fetched.unwrap_or_else(|_| Err(damaged("it took too long")))
 }
 
 /// Files being received, in order.
@@ -236,22 +237,34 @@ impl Incoming {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<CheckpointFiles, &'static str> {
+    fn checkpoint(mut self) -> Result<Base, &'static str> {
+        self.verify()?;
+        match (self.named(MODEL_FILE), self.named(OPTIMIZER_FILE)) {
+            (Some(model), Some(optimizer)) => {
+                let ema = self.named(EMA_FILE);
+                Ok(Base::Checkpoint(CheckpointFiles { model, optimizer, ema }))
+            }
+            _ => Err("the model's or the optimizer's file is missing"),
+        }
+    }
+
+    fn weights(mut self) -> Result<Base, &'static str> {
+        self.verify()?;
+        self.named(INIT_FILE).map(Base::Weights).ok_or("the file of weights is missing")
+    }
+
+    fn verify(&self) -> Result<(), &'static str> {
         for (file, content) in self.files.iter().zip(&self.contents) {
             if Sha256::digest(content).as_slice() != file.sha256 {
                 return Err("a file's SHA-256 is not the one in its header");
             }
         }
-        let mut named = |name: &str| {
-            let index = self.files.iter().position(|file| file.name == name)?;
-            Some(std::mem::take(&mut self.contents[index]))
-        };
-        match (named(MODEL_FILE), named(OPTIMIZER_FILE)) {
-            (Some(model), Some(optimizer)) => {
-                Ok(CheckpointFiles { model, optimizer, ema: named(EMA_FILE) })
-            }
-            _ => Err("the model's or the optimizer's file is missing"),
-        }
+        Ok(())
+    }
+
+    fn named(&mut self, name: &str) -> Option<Vec<u8>> {
+        let index = self.files.iter().position(|file| file.name == name)?;
+        Some(std::mem::take(&mut self.contents[index]))
     }
 }
 
@@ -272,6 +285,14 @@ mod tests {
     }
 
     #[test]
+    fn the_weights_of_step_0_are_one_file() {
+        let mut incoming = Incoming::new(vec![entry(INIT_FILE, &[1, 2])]).unwrap();
+        incoming.take(&chunk(0, &[1, 2], 0..2)).unwrap();
+        assert!(matches!(incoming.weights(), Ok(Base::Weights(bytes)) if bytes == [1, 2]));
+        assert!(Incoming::new(vec![]).unwrap().weights().is_err());
+    }
+
+    #[test]
     fn a_download_with_a_flipped_bit_or_a_gap_is_refused() {
         let (model, optimizer) = (vec![1, 2, 3], vec![4, 5]);
         let files = vec![entry(MODEL_FILE, &model), entry(OPTIMIZER_FILE, &optimizer)];
@@ -279,7 +300,7 @@ mod tests {
         let mut good = Incoming::new(files.clone()).unwrap();
         good.take(&chunk(0, &model)).unwrap();
         good.take(&chunk(1, &optimizer)).unwrap();
-        assert_eq!(good.finish().unwrap().model, model);
+        assert!(matches!(good.checkpoint(), Ok(Base::Checkpoint(files)) if files.model == model));
 
         let mut flipped = Incoming::new(files.clone()).unwrap();
         let mut bad = chunk(0, &model);
@@ -287,11 +308,11 @@ mod tests {
         assert!(flipped.take(&bad).is_err());
         flipped.take(&chunk(0, &[1, 2, 7])).unwrap();
         flipped.take(&chunk(1, &optimizer)).unwrap();
-        assert!(flipped.finish().is_err());
+        assert!(flipped.checkpoint().is_err());
 
         let mut short = Incoming::new(files).unwrap();
         short.take(&chunk(0, &model)).unwrap();
         assert!(short.take(&CheckpointData { offset: 1, ..chunk(1, &optimizer) }).is_err());
-        assert!(short.finish().is_err());
+        assert!(short.checkpoint().is_err());
     }
 }

@@ -74,7 +74,7 @@ impl Harness {
             generation: Generation(1),
             form,
             abort: Abort::new(),
-            checkpoint: None,
+            base: Base::Seed,
             reports: reports_in,
             uploads: uploads_in,
         };

@@ -1,11 +1,14 @@
-//! The five standard depths against torchvision's models, by number of parameters and of tensors.
+//! The five standard depths against torchvision's models, by number of parameters and of tensors; and names and shapes
+//! against what the coordinator expects of a file to start from.
 
 use kernels::Isa;
 use proto::Job;
-use proto::job::Model;
+use proto::job::{Block, Model, Stem};
+use proto::weights::NamedShape;
 use worker::model::{Geometry, ResNet};
 
-use crate::training::device;
+use crate::tensors;
+use crate::training::{Training, any_device, device};
 
 #[test]
 fn the_standard_depths_have_as_many_parameters_as_in_torchvision() {
@@ -25,6 +28,28 @@ fn the_standard_depths_have_as_many_parameters_as_in_torchvision() {
         // Each BatchNorm has weight, bias, mean and variance; the last layer has a weight and a bias.
         let norms = (tensors - 2) / 3;
         assert_eq!(layout.statistics.len(), 2 * norms, "{arch}");
+    }
+}
+
+#[test]
+fn a_file_to_start_from_must_hold_the_tensors_that_a_checkpoint_holds() {
+    let geometry = Geometry { batch: 1, height: 8, width: 8, channels: 2, classes: 5 };
+    let small = |block, blocks: &[usize], widths: &[usize]| {
+        let (blocks, widths) = (blocks.to_vec(), widths.to_vec());
+        let (stem, stem_bias, zero_init_residual) = (Stem::Cifar, true, false);
+        Model { block, blocks, widths, stem, stem_bias, zero_init_residual }
+    };
+    for model in [
+        small(Block::Basic, &[2, 1], &[4, 4]),
+        small(Block::Bottleneck, &[1, 2], &[4, 8]),
+        standard("resnet18"),
+    ] {
+        let training = Training::new(&any_device(), &model, geometry, 1);
+        let found: Vec<NamedShape> =
+            tensors::of_model(&training).into_iter().map(|(name, t)| (name, t.shape)).collect();
+        let mut expected = proto::weights::tensors(&model, geometry.channels, geometry.classes);
+        expected.sort();
+        assert_eq!(found, expected, "{model:?}");
     }
 }
 

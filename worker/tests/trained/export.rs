@@ -9,13 +9,17 @@ use std::sync::Arc;
 use clap::Parser;
 use dataset::{Dataset, Draws};
 use kernels::Device;
+use kernels::ops::Crop;
 use proto::exit::ExitCode;
-use proto::job::Job;
+use proto::job::{Arch, Job, Model};
+use proto::weights::Fit;
 use safetensors::SafeTensors;
 use tempfile::TempDir;
 use worker::args::{Cli, Command};
+use worker::checkpoint::decode_initial;
 use worker::data::{Source, format};
 use worker::export::{ExportError, export};
+use worker::model::{Geometry, ResNet};
 use worker::trained::Trained;
 
 use crate::short_run::{Made, digits, train};
@@ -91,6 +95,38 @@ fn torchvisions_resnet18_loads_the_checkpoint_strictly_and_gives_the_same_logits
     let paths = [&model, &images, &logits].map(|path| path.to_str().unwrap());
     let arguments = ["resnet18", paths[0], paths[1], paths[2], "3x32x32", "10"];
     ask(&python, "check_torchvision.py", &arguments);
+}
+
+#[test]
+fn torchvisions_own_state_dicts_can_be_started_from_and_give_its_logits() {
+    let Some(python) = python_with(TORCHVISION) else { return };
+    for arch in [Arch::Resnet18, Arch::Resnet50] {
+        let folder = tempfile::tempdir().unwrap();
+        let files =
+            ["weights.safetensors", "images.u8", "logits.f32"].map(|n| folder.path().join(n));
+        let [weights, images, logits] = &files;
+        let paths = files.each_ref().map(|path| path.to_str().unwrap());
+        let arguments = [arch.as_str(), paths[0], paths[1], paths[2], "4", "64"];
+        ask(&python, "make_torchvision.py", &arguments);
+        let geometry = Geometry { batch: 4, height: 64, width: 64, channels: 3, classes: 1000 };
+        let device = Device::cpu(NonZeroUsize::new(2).unwrap()).unwrap();
+        let mut model = ResNet::new(&device, &Model::standard(arch), geometry);
+        let layout = model.layout().clone();
+        let (params, running) = model.state_mut();
+        let (params, running) = (params.host_mut().unwrap(), running.host_mut().unwrap());
+        let fit = decode_initial(&layout, &std::fs::read(weights).unwrap(), params, running);
+        assert_eq!(fit.unwrap(), Fit::Whole);
+        model.pack();
+        let crops = [Crop { top: 0, left: 0, flip: false }; 4];
+        model.load(&std::fs::read(images).unwrap(), &crops, &[0.5; 3], &[0.25; 3]);
+        let exact = std::fs::read(logits).unwrap();
+        let exact: Vec<f32> = bytemuck::pod_collect_to_vec(&exact);
+        let found = model.predict();
+        assert_eq!(found.len(), exact.len());
+        let difference = found.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{}: largest difference {difference:.1e}", arch.as_str());
+        assert!(difference <= 1e-4, "{difference}");
+    }
 }
 
 fn check_onnx(python: &Path, made: &Made) {

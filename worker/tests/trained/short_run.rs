@@ -109,6 +109,7 @@ fn manifest(job: &Job, source: &Source, model: &mut ResNet, step: u64, weights: 
         state_digest: "00".repeat(16),
         job: job.to_toml(),
         dataset_fingerprint: dataset.fingerprint.to_string(),
+        init_sha256: None,
         classes: dataset.classes.clone(),
         input: Input {
             channels: shape.channels,

@@ -1,7 +1,8 @@
 //! What outlives a process: replay, going on from a checkpoint.
 
 use super::*;
-use crate::fixtures::{TOTAL_STEPS, entry};
+use crate::fixtures::{JOB, TOTAL_STEPS, entry, spec_of};
+use proto::exit::ExitCode;
 use proto::wire::v1::JobState;
 
 /// A new process that reads back what the old one journaled.
@@ -186,4 +187,73 @@ fn replay_gives_the_state_that_was_journaled() {
     let (old, new) = (script.core.view(&id).unwrap(), again.core.view(&id).unwrap());
     assert_eq!((old.step, old.outcome, old.checkpoints), (new.step, new.outcome, new.checkpoints));
     assert_eq!(script.state("digits-1"), again.state("digits-1"));
+}
+
+/// The job of the tests, started from a file of weights whose hash begins with these digits; "" when it is gone.
+fn from_weights(sha256: &str, fresh: bool) -> Submission {
+    let toml = JOB.replace("[train]", "init = \"/w/resnet18.safetensors\"\n[train]");
+    let facts = || WeightsFacts { sha256: sha256.to_owned(), len: 9, other_classes: Some(1000) };
+    let weights = (!sha256.is_empty()).then(facts);
+    Submission { spec: JobSpec { weights, ..spec_of(&toml) }, fresh, ..waiting(1) }
+}
+
+fn refusal(actions: &[Action]) -> (String, ExitCode) {
+    match answer(actions) {
+        Some(Answer::SubmitRefused(refusal)) => (refusal.to_string(), refusal.exit_code()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_job_that_starts_from_weights_waits_for_its_own_copy_and_says_what_they_are() {
+    let mut script = Script::new();
+    script.join("w1");
+    let actions = script.submit_with(from_weights("ab12", false));
+    let said = "it starts from the weights /w/resnet18.safetensors (SHA-256 ab12); its last layer has 1000 classes, not 2: \
+                the seed makes another one";
+    assert!(lines(&actions, Level::Info).contains(&said), "{actions:?}");
+    let wanted = |action: &Action| matches!(action, Action::FindBase { .. });
+    assert!(
+        actions.iter().any(wanted) && formation(&actions).is_none() && answer(&actions).is_none()
+    );
+    let actions = nothing(&mut script, &[]);
+    assert!(matches!(answer(&actions), Some(Answer::Submitted { resumed_from_step: 0, .. })));
+    assert_eq!(lines(&actions, Level::Info).len(), 1, "the generation's line: {actions:?}");
+    assert_eq!(formation(&actions).unwrap().spec.weights.as_ref().unwrap().sha256, "ab12");
+}
+
+#[test]
+fn a_copy_that_fails_ends_the_job() {
+    let mut script = Script::new();
+    script.submit_with(from_weights("ab12", false));
+    let search = BaseSearch::NoWeights { problem: "no space".to_owned(), set_aside: Vec::new() };
+    let actions = script.tell(Event::BaseFound { job: name("digits-1"), search });
+    assert_eq!(refusal(&actions), ("no space".to_owned(), ExitCode::State));
+    assert_eq!(script.state("digits-1").0, JobState::Failed);
+}
+
+#[test]
+fn the_same_weights_or_none_go_on_and_others_are_another_job() {
+    let mut script = Script::new();
+    script.submit_with(from_weights("ab12", false));
+    nothing(&mut script, &[]);
+    let mut script = restart(&script);
+    let (words, code) = refusal(&script.submit_with(from_weights("cd34", false)));
+    assert!(words.contains("digits-1 started from other weights: /w/resnet18.safet"), "{words}");
+    assert_eq!(code, ExitCode::Usage);
+    let (words, code) = refusal(&script.submit_with(from_weights("", true)));
+    assert!(words.contains("/w/resnet18.safetensors: there is no such file"), "{words}");
+    assert_eq!(code, ExitCode::Usage);
+    for sha256 in ["ab12", ""] {
+        let mut script = restart(&script);
+        let actions = script.submit_with(from_weights(sha256, false));
+        let spec = actions.iter().find_map(|action| match action {
+            Action::FindBase { spec, .. } => Some(spec),
+            _ => None,
+        });
+        // What was submitted first counts: the copy is known by its hash.
+        assert_eq!(spec.unwrap().weights.as_ref().unwrap().sha256, "ab12");
+        let actions = nothing(&mut script, &[]);
+        assert!(matches!(answer(&actions), Some(Answer::Submitted { .. })), "{actions:?}");
+    }
 }
