@@ -2,8 +2,8 @@
 //! only ordered collections, so that equal events give equal actions.
 //!
 //! In reading order: `event` and `action` (its language), `job` and `roster` and `membership` (what it remembers), `submit` (jobs come
-//! and go), `progress` (steps are committed, checkpoints sealed), `loss` (what went wrong, and whose fault it was), `record`
-//! (what outlives the process), `view` (what people see).
+//! and go), `progress` (steps are committed, checkpoints sealed), `loss` (what went wrong, and whose fault it was),
+//! `quarantine` (images that can't be decoded), `record` (what outlives the process), `view` (what people see).
 //!
 //! A job outlives its generations: `Membership` is dropped as a whole, and the next one is formed by `schedule`.
 
@@ -15,6 +15,7 @@ mod membership;
 mod submit;
 mod progress;
 mod loss;
+mod quarantine;
 mod record;
 mod view;
 
@@ -30,6 +31,7 @@ pub use job::{
     differing_keys,
 };
 pub use membership::share_slices;
+pub use quarantine::BadCounts;
 pub use record::{End, MemberRecord, Record, ReplayError};
 pub use view::JobView;
 

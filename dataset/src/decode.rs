@@ -63,6 +63,14 @@ pub enum ImageFault {
     Panicked { cause: String },
 }
 
+impl ImageFault {
+    /// The bytes are wrong, and so in every copy of the file. What else goes wrong has to do with the
+    /// machine: the file is gone, or can't be read there.
+    pub fn is_in_content(&self) -> bool {
+        !matches!(self, ImageFault::Unreadable(_) | ImageFault::NotAFile)
+    }
+}
+
 /// What a file is, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {

@@ -171,6 +171,8 @@ pub const CONCURRENCY_MAX: usize = 64;
 pub const WORKERS_MAX: usize = 1024;
 /// Longest job file, bytes.
 pub const JOB_BYTES_MAX: usize = 256 << 10;
+/// Images that one report tells of.
+pub const QUARANTINED_MAX: usize = 64;
 /// What is kept of a worker's own words, bytes.
 pub const TEXT_BYTES_MAX: usize = 4096;
 

@@ -10,4 +10,5 @@ mod damage;
 mod initial;
 mod disk;
 mod operators;
+mod quarantine;
 mod restart;

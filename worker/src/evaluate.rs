@@ -3,6 +3,7 @@
 pub mod command;
 
 use std::ops::Range;
+use std::path::PathBuf;
 
 use dataset::IGNORED;
 
@@ -25,34 +26,47 @@ pub fn share(len: usize, rank: usize, world: usize) -> Range<usize> {
     len * rank / world..len * (rank + 1) / world
 }
 
-/// Evaluates the test images of `samples` with the running statistics; `None` when aborted.
+/// Why an evaluation came to no end.
+#[derive(Debug, thiserror::Error)]
+pub enum EvaluationError {
+    #[error("evaluate: the generation was abandoned")]
+    Abandoned,
+    #[error("evaluate: {} {cause}; it was there when the dataset was listed: put it back", .path.display())]
+    Unreadable { path: PathBuf, cause: String },
+}
+
+/// Evaluates the test images of `samples` with the running statistics. Those that can't be decoded are counted, as answered
+/// wrong, and returned.
 pub fn evaluate(
     model: &mut ResNet,
     source: &Source,
     samples: Range<usize>,
     abort: &Abort,
-) -> Option<Counts> {
+) -> Result<(Counts, Vec<Quarantined>), EvaluationError> {
     let mut counts = Counts::default();
     let bad = visit(model, source, samples, abort, &mut |logits, label| counts.add(logits, label))?;
     bad.iter().for_each(|_| counts.add_unusable(model.geometry().classes));
-    Some(counts)
+    Ok((counts, bad))
 }
 
 /// Shows the logits and the label of each test image of `samples`, in order, and returns those that can't be decoded, which
-/// have none; `None` when aborted.
+/// have none.
 pub fn visit(
     model: &mut ResNet,
     source: &Source,
     samples: Range<usize>,
     abort: &Abort,
     each: &mut dyn FnMut(&[f32], u32),
-) -> Option<Vec<Quarantined>> {
+) -> Result<Vec<Quarantined>, EvaluationError> {
     let geometry = model.geometry();
     let mut quarantined = Vec::new();
     let mut images = source.test_lanes(samples).expect("the system grants a few more threads");
     while let Some(mut batch) = images.next_batch(geometry.batch) {
         if abort.is_aborted() {
-            return None;
+            return Err(EvaluationError::Abandoned);
+        }
+        if let Some(Quarantined { path, cause, .. }) = batch.unreadable {
+            return Err(EvaluationError::Unreadable { path, cause });
         }
         batch.fill_up(geometry.batch, source.dataset().shape.len());
         model.load(&batch.pixels, &batch.crops, source.mean(), source.std());
@@ -64,7 +78,7 @@ pub fn visit(
         }
         quarantined.append(&mut batch.quarantined);
     }
-    Some(quarantined)
+    Ok(quarantined)
 }
 
 /// The class that a model answers: the largest logit, the smaller index of a tie; `None` when a logit is not finite.

@@ -18,7 +18,7 @@ use crate::checkpoint::{
     CheckpointError, InitialError, decode_ema, decode_initial, decode_model, decode_optimizer,
 };
 use crate::collective::{Collective, CollectiveError, Group, Peer, Solo, TcpExchange};
-use crate::data::{Loader, Share, Source, format};
+use crate::data::{Loader, Quarantine, Share, Source, format};
 use crate::layout::Layout;
 use crate::model::{Geometry, ResNet};
 use crate::optim::{Ema, Sgd};
@@ -157,6 +157,7 @@ pub(crate) fn prepare(
         ema,
         source,
         loader,
+        quarantine: Quarantine::default(),
         collective,
         gradients,
         abort: formation.abort.clone(),

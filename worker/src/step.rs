@@ -12,7 +12,7 @@ use proto::Job;
 use proto::wire::v1::Phase;
 
 use crate::collective::{Abort, Collective, CollectiveError, NodeId, SlicePlan, SliceStep};
-use crate::data::{Loader, LoaderError, Source};
+use crate::data::{Loader, LoaderError, Part, Quarantine, Source};
 use crate::layout::{Layout, Total};
 use crate::model::{ResNet, Targets};
 use crate::optim::{Ema, GradientNorms, Sgd};
@@ -28,6 +28,7 @@ pub struct Run {
     pub ema: Option<Ema>,
     pub source: Source,
     pub loader: Loader,
+    pub quarantine: Quarantine,
     pub collective: Box<dyn Collective>,
     pub gradients: Gradients,
     pub abort: Abort,
@@ -137,7 +138,8 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         if run.abort.is_aborted() {
             return Err(StepError::Abandoned { step: plan.step });
         }
-        let batch = run.loader.next_batch()?;
+        let mut batch = run.loader.next_batch()?;
+        run.quarantine.add(Part::Train, std::mem::take(&mut batch.quarantined));
         timer.mark(|times| &mut times.data);
         let slot = run.gradients.plan.steps()[index].slot;
         let slice = &mut run.gradients.slots[slot];

@@ -9,13 +9,15 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use proto::wire::v1::{self, Phase, TroubleKind, report};
+use proto::wire::{QUARANTINED_MAX, TEXT_BYTES_MAX};
 use proto::{Generation, Incarnation};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::checkpoint::{Average, Snapshot};
 use crate::collective::{Abort, CollectiveError, Listener};
-use crate::evaluate::{evaluate, share};
+use crate::data::{Found, LoaderError, Part};
+use crate::evaluate::{EvaluationError, evaluate, share};
 use crate::optim::learning_rate;
 use crate::prepare::{Datasets, PrepareError, Prepared, prepare};
 use crate::progress::Progress;
@@ -89,6 +91,8 @@ enum GenerationError {
     Prepare(#[from] PrepareError),
     #[error(transparent)]
     Step(#[from] StepError),
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
     /// Somebody else ended it; nothing to tell.
     #[error("the generation was abandoned")]
     Abandoned,
@@ -159,14 +163,17 @@ fn train(
         let report =
             run_step(&mut run, &job, StepPlan { step, learning_rate, stop_vote: orders.stop })?;
         progress.applied(step);
+        formation.tell_of(run.quarantine.take());
         formation.report(step_done(&report));
         if timeline.evaluates_after(step) {
             progress.enter(Phase::Evaluate);
             let samples = share(run.source.dataset().test.len(), rank, world);
             run.swap_average();
-            let counts = evaluate(&mut run.model, &run.source, samples, &run.abort);
+            let evaluated = evaluate(&mut run.model, &run.source, samples, &run.abort);
             run.swap_average();
-            let counts = counts.ok_or(GenerationError::Abandoned)?;
+            let (counts, bad) = evaluated?;
+            run.quarantine.add(Part::Test, bad);
+            formation.tell_of(run.quarantine.take());
             formation.report(report::Kind::Evaluated(v1::Evaluated {
                 step,
                 samples: counts.samples,
@@ -260,6 +267,14 @@ impl Formation {
         }
     }
 
+    /// Tells of images that can't be decoded, a bounded number at a time.
+    fn tell_of(&self, found: Vec<Found>) {
+        for images in found.chunks(QUARANTINED_MAX) {
+            let images = images.iter().map(bad_image).collect();
+            self.report(report::Kind::Quarantined(v1::Quarantined { images }));
+        }
+    }
+
     /// Hands a snapshot to the uploader. While earlier ones are still on their way it waits, for `patience` or until the
     /// generation is abandoned; then the checkpoint is given up, since the peers wait in the next step's exchange.
     fn upload(&self, upload: Upload, patience: Option<Duration>) -> Result<(), GenerationError> {
@@ -286,7 +301,9 @@ impl Formation {
 /// The trouble that the coordinator is told of; `None` when it knows already.
 fn describe(error: &GenerationError, progress: &Progress) -> Option<v1::Trouble> {
     let kind = match error {
-        GenerationError::Abandoned | GenerationError::SessionEnded => return None,
+        GenerationError::Abandoned
+        | GenerationError::SessionEnded
+        | GenerationError::Evaluation(EvaluationError::Abandoned) => return None,
         GenerationError::Step(StepError::Abandoned { .. })
         | GenerationError::Step(StepError::Exchange(CollectiveError::Aborted { .. }))
         | GenerationError::Prepare(
@@ -295,7 +312,11 @@ fn describe(error: &GenerationError, progress: &Progress) -> Option<v1::Trouble>
         GenerationError::Prepare(error) => error.kind(),
         GenerationError::Step(StepError::Exchange(error)) => peer_or_internal(error),
         GenerationError::Step(StepError::NotFinite { .. }) => TroubleKind::TroubleNotFinite,
-        GenerationError::Step(StepError::Data(_)) => TroubleKind::TroubleInternal,
+        GenerationError::Step(StepError::Data(LoaderError::Ended)) => TroubleKind::TroubleInternal,
+        GenerationError::Step(StepError::Data(LoaderError::Unreadable { .. }))
+        | GenerationError::Evaluation(EvaluationError::Unreadable { .. }) => {
+            TroubleKind::TroubleDatasetUnreadable
+        }
     };
     let culprit = match error {
         GenerationError::Prepare(PrepareError::Exchange(error))
@@ -330,6 +351,21 @@ fn step_done(report: &StepReport) -> report::Kind {
             update_ns: ns(times.update),
         }),
     })
+}
+
+fn bad_image(found: &Found) -> v1::BadImage {
+    let Found { part, image } = found;
+    let split = match part {
+        Part::Train => v1::Split::Train,
+        Part::Test => v1::Split::Test,
+    };
+    let kept = |text: String| text[..text.floor_char_boundary(TEXT_BYTES_MAX)].to_owned();
+    v1::BadImage {
+        split: split.into(),
+        index: image.index as u64,
+        path: kept(image.path.display().to_string()),
+        cause: kept(image.cause.clone()),
+    }
 }
 
 fn host(buffer: &kernels::Buffer) -> Vec<f32> {

@@ -115,6 +115,9 @@ fn summary(view: &JobView) -> std::io::Result<()> {
         }
         line(&text)?;
     }
+    if let Some(words) = view.bad.words() {
+        line(&format!("{words}; the log names them"))?;
+    }
     let seconds = view.trained.as_secs_f64();
     if seconds > 0.0 {
         let images = view.trained_steps * view.spec.job.train.batch as u64;

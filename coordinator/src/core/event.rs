@@ -4,7 +4,7 @@ use std::fmt;
 
 use proto::identity::{Generation, Incarnation, JobId, Name, hex};
 use proto::manifest::Evaluation;
-use proto::wire::v1::{Phase, PhaseTimes, TroubleKind};
+use proto::wire::v1::{Phase, PhaseTimes, Split, TroubleKind};
 
 use super::job::{CheckpointEntry, Submission};
 
@@ -109,6 +109,7 @@ pub enum Report {
     Ready { step: u64, digest: Digest },
     StepDone(StepDone),
     Evaluated { step: u64, tally: Tally },
+    Quarantined(Vec<BadImage>),
     Trouble(Trouble),
     Finished { step: u64, model_sha256: String },
     Leaving { reason: String },
@@ -155,6 +156,16 @@ impl Tally {
             loss: self.loss_fixed as f64 / unit / self.samples.max(1) as f64,
         }
     }
+}
+
+/// An image that a worker can't decode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadImage {
+    pub split: Split,
+    pub index: u64,
+    pub path: String,
+    /// The rest of a sentence that begins with the image.
+    pub cause: String,
 }
 
 #[derive(Clone, Debug)]

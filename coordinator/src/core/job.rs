@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::action::Outcome;
 use super::event::{Digest, Ticket};
+use super::quarantine::Quarantine;
 
 /// What is trained.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,6 +143,7 @@ pub(crate) struct JobRun {
     /// Newest committed step.
     pub(crate) watermark: Mark,
     pub(crate) loss: Option<f64>,
+    pub(crate) quarantine: Quarantine,
     /// Of committed steps.
     pub(crate) evaluations: BTreeMap<u64, Evaluation>,
     /// Oldest first.
@@ -180,6 +182,7 @@ impl JobRun {
             base: start,
             watermark: start,
             loss: None,
+            quarantine: Quarantine::default(),
             evaluations: BTreeMap::new(),
             checkpoints: Vec::new(),
             had_checkpoint: false,

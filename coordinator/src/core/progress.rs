@@ -33,6 +33,7 @@ impl Cluster {
             Report::Ready { step, digest } => self.take_ready(rank, step, digest),
             Report::StepDone(done) => self.take_step(rank, done),
             Report::Evaluated { step, tally } => self.take_tally(rank, step, tally),
+            Report::Quarantined(images) => self.take_quarantined(rank, images),
             Report::Finished { step, model_sha256 } => self.take_finished(rank, step, model_sha256),
             Report::Trouble(trouble) => {
                 self.complain(rank, trouble);

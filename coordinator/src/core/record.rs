@@ -6,6 +6,7 @@ use std::time::Duration;
 use proto::Job;
 use proto::identity::{Generation, Incarnation, JobId, hex, unhex};
 use proto::manifest::Evaluation;
+use proto::wire::v1::Split;
 use serde::{Deserialize, Serialize};
 
 use super::Cluster;
@@ -66,6 +67,12 @@ pub enum Record {
         job: String,
         entry: CheckpointEntry,
         removed: Vec<u64>,
+    },
+    /// These images can't be decoded, by their numbers.
+    Quarantined {
+        job: String,
+        train: Vec<u64>,
+        test: Vec<u64>,
     },
     Ended {
         job: String,
@@ -169,6 +176,14 @@ impl Cluster {
                 let run = self.replayed(job)?;
                 run.unsealed.remove(&entry.step);
                 run.keep(entry.clone());
+            }
+            Record::Quarantined { job, train, test } => {
+                let run = self.replayed(job)?;
+                for (split, numbers) in [(Split::Train, train), (Split::Test, test)] {
+                    for &number in numbers {
+                        run.quarantine.add(split, number);
+                    }
+                }
             }
             Record::Ended { job, end, trained_ms, trained_steps } => {
                 let run = self.replayed(job)?;

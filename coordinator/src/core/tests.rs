@@ -2,6 +2,7 @@
 
 mod jobs;
 mod losses;
+mod quarantine;
 mod lives;
 mod running;
 

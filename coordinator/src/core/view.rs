@@ -11,6 +11,7 @@ use super::Cluster;
 use super::action::{Cause, Outcome};
 use super::job::{CheckpointEntry, JobRun, JobSpec, Stage, best_checkpoint};
 use super::membership::Membership;
+use super::quarantine::BadCounts;
 use super::roster::Worker;
 
 /// One job, for summaries and listings.
@@ -21,6 +22,8 @@ pub struct JobView {
     pub step: u64,
     pub total_steps: u64,
     pub loss: Option<f64>,
+    /// Images that can't be decoded.
+    pub bad: BadCounts,
     /// Newest evaluation and its step.
     pub evaluation: Option<(u64, Evaluation)>,
     /// Best evaluation and its step.
@@ -63,6 +66,7 @@ impl Cluster {
             step: job.watermark.step,
             total_steps: job.total_steps(),
             loss: job.loss,
+            bad: job.quarantine.counts(&job.spec),
             evaluation: newest,
             best: best.map(|(&step, &evaluation)| (step, evaluation)),
             checkpoints: job.checkpoints.clone(),
@@ -103,7 +107,10 @@ impl Cluster {
             Stage::Ended(Outcome::Finished { model_sha256 }) => model_sha256.clone(),
             _ => String::new(),
         };
-        let (state, reason) = self.standing(job, membership);
+        let (state, mut reason) = self.standing(job, membership);
+        if let Some(words) = job.quarantine.counts(&job.spec).words() {
+            reason = format!("{reason}; {words}");
+        }
         JobStatus {
             job_id: job.id.to_string(),
             state: state.into(),

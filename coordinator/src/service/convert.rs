@@ -1,13 +1,13 @@
 //! From wire messages to the core's values. Everything that a message could get wrong is found here.
 
 use proto::identity::{Generation, Incarnation, Name, hex};
-use proto::wire::TEXT_BYTES_MAX;
 use proto::wire::v1;
 use proto::wire::v1::report::Kind;
+use proto::wire::{QUARANTINED_MAX, TEXT_BYTES_MAX};
 use tonic::Status;
 
 use crate::checkpoints::FileSpec;
-use crate::core::{Candidate, Digest, Report, SessionId, StepDone, Tally, Trouble};
+use crate::core::{BadImage, Candidate, Digest, Report, SessionId, StepDone, Tally, Trouble};
 
 /// The first report of a stream.
 pub(super) fn candidate(session: SessionId, report: v1::Report) -> Result<Candidate, Status> {
@@ -53,6 +53,7 @@ pub(super) fn report(report: v1::Report) -> Result<(Generation, Report), Status>
             let v1::Evaluated { step, samples, correct, correct_top5, loss_fixed } = found;
             Report::Evaluated { step, tally: Tally { samples, correct, correct_top5, loss_fixed } }
         }
+        Kind::Quarantined(found) => Report::Quarantined(bad_images(found)?),
         Kind::Trouble(trouble) => Report::Trouble(self::trouble(trouble)?),
         Kind::Finished(v1::Finished { step, model_sha256 }) => {
             if model_sha256.len() != 32 {
@@ -75,6 +76,19 @@ pub(super) fn files(files: Vec<v1::CheckpointFile>) -> Result<Vec<FileSpec>, Sta
         Ok(FileSpec { name, len: file.len, sha256: hex(&file.sha256) })
     };
     files.into_iter().map(file).collect()
+}
+
+fn bad_images(found: v1::Quarantined) -> Result<Vec<BadImage>, Status> {
+    if found.images.len() > QUARANTINED_MAX {
+        return Err(invalid(&format!("quarantined: more than {QUARANTINED_MAX} images")));
+    }
+    let image = |image: v1::BadImage| {
+        let split = v1::Split::try_from(image.split)
+            .map_err(|_| invalid("quarantined: the split is unknown"))?;
+        let (path, cause) = (words(&image.path), words(&image.cause));
+        Ok(BadImage { split, index: image.index, path, cause })
+    };
+    found.images.into_iter().map(image).collect()
 }
 
 fn trouble(trouble: v1::Trouble) -> Result<Trouble, Status> {

@@ -15,14 +15,16 @@ use super::lanes::Lanes;
 #[derive(Debug, Default)]
 pub struct Batch {
     pub pixels: Vec<u8>, // [N, H, W, C]
-    /// `dataset::IGNORED` for a sample that is in quarantine; its pixels are 0.
+    /// `dataset::IGNORED` for a sample that is none; its pixels are 0.
     pub labels: Vec<u32>,
     pub crops: Vec<Crop>,
-    /// Images that gave no sample, in the order of the samples.
+    /// Images that can't be decoded, in the order of the samples.
     pub quarantined: Vec<Quarantined>,
+    /// An image whose file is gone, or can't be read on this machine: others may well read it, so the batch is of no use.
+    pub unreadable: Option<Quarantined>,
 }
 
-/// An image that can't be used.
+/// An image that gave no sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantined {
     /// Its number in the split.
@@ -51,7 +53,16 @@ pub struct Source {
 pub(super) struct Tag {
     label: u32,
     crop: Crop,
-    quarantined: Option<Quarantined>,
+    fault: Option<Fault>,
+}
+
+/// Why an image gave no sample.
+#[derive(Debug)]
+enum Fault {
+    /// Every copy of the file has it.
+    Content(Quarantined),
+    /// Of this machine.
+    Place(Quarantined),
 }
 
 /// The dataset crate's name of a job's format.
@@ -101,13 +112,14 @@ impl Source {
         &self.std
     }
 
-    /// Training samples at these positions of the stream, each with its own chance; made here and now.
+    /// A slice of training samples, at these positions of the stream, each with its own chance; made here and now.
     pub fn train(&self, positions: Range<u64>) -> Batch {
         let (mut batch, mut preparer) = (Batch::default(), Preparer::new(self.train));
         for position in positions {
             let tag = self.train_sample(position, &mut preparer, &mut batch.pixels);
             batch.add(tag);
         }
+        batch.replace_quarantined();
         batch
     }
 
@@ -175,12 +187,14 @@ impl Source {
         let start = pixels.len();
         pixels.resize(start + self.dataset.shape.len(), 0);
         match split.image(index, preparer, draws, &mut pixels[start..]) {
-            Ok(()) => Tag { label: split.label(index), crop, quarantined: None },
+            Ok(()) => Tag { label: split.label(index), crop, fault: None },
             Err(error) => {
                 pixels[start..].fill(0);
                 let cause = error.fault.to_string();
-                let quarantined = Some(Quarantined { index, path: error.path, cause });
-                Tag { label: IGNORED, crop, quarantined }
+                let image = Quarantined { index, path: error.path, cause };
+                let in_content = error.fault.is_in_content();
+                let fault = if in_content { Fault::Content(image) } else { Fault::Place(image) };
+                Tag { label: IGNORED, crop, fault: Some(fault) }
             }
         }
     }
@@ -191,7 +205,26 @@ impl Batch {
     pub(super) fn add(&mut self, tag: Tag) {
         self.labels.push(tag.label);
         self.crops.push(tag.crop);
-        self.quarantined.extend(tag.quarantined);
+        match tag.fault {
+            Some(Fault::Content(image)) => self.quarantined.push(image),
+            Some(Fault::Place(image)) => self.unreadable = Some(image),
+            None => {}
+        }
+    }
+
+    /// Puts another sample in the place of each that is none: the next one of the slice, and after the last comes the first.
+    /// So a step has as many samples as its batch, by which loss and gradients are divided, BatchNorm sees images only, and
+    /// who computes the slice changes nothing. A slice without any image at all stays blank and counts for nothing.
+    pub(super) fn replace_quarantined(&mut self) {
+        let len = self.labels.len();
+        let is_blank: Vec<bool> = self.labels.iter().map(|&label| label == IGNORED).collect();
+        for blank in (0..len).filter(|&index| is_blank[index]) {
+            let mut others = (1..len).map(|ahead| (blank + ahead) % len);
+            let Some(from) = others.find(|&other| !is_blank[other]) else { return };
+            let sample_len = self.pixels.len() / len;
+            self.pixels.copy_within(from * sample_len..(from + 1) * sample_len, blank * sample_len);
+            (self.labels[blank], self.crops[blank]) = (self.labels[from], self.crops[from]);
+        }
     }
 
     /// Appends blank samples up to `len`, which count for nothing.

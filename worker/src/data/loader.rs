@@ -2,10 +2,11 @@
 //! that decode threads make where that takes time.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use super::batch::{Batch, Source};
+use super::batch::{Batch, Quarantined, Source};
 use super::lanes::Lanes;
 
 /// Batches of a worker's slices, step after step, endlessly.
@@ -44,8 +45,15 @@ impl Share {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("read the next slice: the loader thread ended early")]
-pub struct LoaderError;
+pub enum LoaderError {
+    #[error("read the next slice: the loader thread ended early")]
+    Ended,
+    #[error(
+        "read the next slice: {} {cause}; it was there when the dataset was listed: put it back",
+        .path.display()
+    )]
+    Unreadable { path: PathBuf, cause: String },
+}
 
 impl Loader {
     /// Starts to read.
@@ -61,7 +69,12 @@ impl Loader {
 
     /// The next slice.
     pub fn next_batch(&mut self) -> Result<Batch, LoaderError> {
-        self.batches.as_ref().and_then(|batches| batches.recv().ok()).ok_or(LoaderError)
+        let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
+        let mut batch = batch.ok_or(LoaderError::Ended)?;
+        match batch.unreadable.take() {
+            Some(Quarantined { path, cause, .. }) => Err(LoaderError::Unreadable { path, cause }),
+            None => Ok(batch),
+        }
     }
 }
 
@@ -78,7 +91,8 @@ impl Drop for Loader {
 }
 
 fn read_ahead(mut lanes: Lanes, slice_len: usize, sender: &SyncSender<Batch>) {
-    while let Some(batch) = lanes.next_batch(slice_len) {
+    while let Some(mut batch) = lanes.next_batch(slice_len) {
+        batch.replace_quarantined();
         // A short slice is what a decode thread that panicked leaves.
         if batch.labels.len() < slice_len || sender.send(batch).is_err() {
             return;

@@ -3,7 +3,9 @@
 mod batch;
 mod lanes;
 mod loader;
+mod quarantine;
 
 pub use batch::{Batch, Quarantined, Source, format};
 pub use lanes::Lanes;
 pub use loader::{Loader, LoaderError, Share};
+pub use quarantine::{Found, Part, Quarantine};

@@ -11,7 +11,7 @@ use proto::exit::ExitCode;
 use proto::job::{Job, Normalisation};
 use serde::Serialize;
 
-use super::{Counts, answer, visit};
+use super::{Counts, EvaluationError, answer, visit};
 use crate::args::{Evaluate, FormatName};
 use crate::collective::Abort;
 use crate::data::{Quarantined, Source, format};
@@ -79,6 +79,8 @@ pub enum EvaluateError {
     )]
     Classes { folder: PathBuf, ours: usize, theirs: usize },
     #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
+    #[error(transparent)]
     Device(#[from] DeviceError),
 }
 
@@ -87,6 +89,7 @@ impl EvaluateError {
         match self {
             EvaluateError::Checkpoint(error) => error.exit_code(),
             EvaluateError::Dataset(_)
+            | EvaluateError::Evaluation(_)
             | EvaluateError::Shape { .. }
             | EvaluateError::Classes { .. } => ExitCode::Data,
             EvaluateError::Device(_) => ExitCode::Failure,
@@ -124,7 +127,7 @@ pub fn report(args: &Evaluate) -> Result<Report, EvaluateError> {
         counts.add(logits, label);
         answers.add(label as usize, answer(logits));
     });
-    let bad = bad.expect("nobody else holds the abort");
+    let bad = bad?;
     for Quarantined { index, path, cause } in &bad {
         tracing::warn!("image {} {cause}; it counts as answered wrong", path.display());
         counts.add_unusable(trained.manifest.classes.len());

@@ -195,7 +195,7 @@ fn assert_evaluation_is_pytorchs(name: &str, training: &mut Training) {
     let run = &expected["runs"][name];
     let images = integer(&run["evaluated_images"]);
     let counts = evaluate(&mut training.model, &source, 0..images, &Abort::new());
-    let counts = counts.expect("nobody aborts");
+    let (counts, _) = counts.expect("nobody aborts");
     assert_eq!(counts.samples, images as u64);
     assert_eq!(counts.correct, run["evaluation_float64"]["correct"].as_u64().unwrap());
     let loss = counts.loss_fixed as f64 / f64::from(1 << 20) / images as f64;

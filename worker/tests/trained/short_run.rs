@@ -98,7 +98,7 @@ fn gradients(job: &Job, source: &Source, model: &mut ResNet, slots: &mut [Buffer
 fn manifest(job: &Job, source: &Source, model: &mut ResNet, step: u64, weights: &[u8]) -> Manifest {
     let dataset = source.dataset();
     let shape = dataset.shape;
-    let counts = evaluate(model, source, 0..dataset.test.len(), &Abort::new()).unwrap();
+    let (counts, _) = evaluate(model, source, 0..dataset.test.len(), &Abort::new()).unwrap();
     let entry = FileEntry { len: weights.len() as u64, sha256: hex(&Sha256::digest(weights)) };
     Manifest {
         format: FORMAT,

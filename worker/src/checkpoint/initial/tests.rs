@@ -7,7 +7,9 @@ use proto::weights::NamedShape;
 /// A convolution, its BatchNorm and a last layer.
 fn layout() -> Layout {
     let mut layout = Layout::default();
-    let mut parameter = |name: &str, role, len| drop(layout.parameter(name.to_owned(), role, len));
+    let mut parameter = |name: &str, role, len| {
+        layout.parameter(name.to_owned(), role, len);
+    };
     parameter("fc.weight", Role::LinearWeight { inputs: 2, outputs: 4 }, 8);
     parameter("fc.bias", Role::LinearBias { inputs: 2 }, 4);
     parameter("bn1.weight", Role::NormScale, 2);

@@ -42,6 +42,39 @@ fn batches_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
+fn a_training_image_that_is_none_is_replaced_by_the_next_one_of_its_slice() {
+    let folder = image_folder();
+    let source = source(folder.path(), 1);
+    let len = source.dataset().train.len() as u64;
+    let found = source.train(0..len);
+    assert_eq!(found.quarantined.len(), 2);
+    let sample = |batch: &Batch, at: usize| {
+        let len = batch.pixels.len() / batch.labels.len();
+        (batch.pixels[at * len..][..len].to_vec(), batch.labels[at], batch.crops[at])
+    };
+    // Alone in its slice an image is blank or itself.
+    let alone: Vec<_> = (0..len).map(|position| source.train(position..position + 1)).collect();
+    assert_eq!(alone.iter().filter(|batch| batch.labels[0] == IGNORED).count(), 2);
+    for at in 0..len as usize {
+        let next = (0..).map(|ahead| (at + ahead) % len as usize);
+        let next = next.into_iter().find(|&at| alone[at].labels[0] != IGNORED).unwrap();
+        assert_eq!(sample(&found, at), sample(&alone[next], 0), "{at}");
+    }
+}
+
+#[test]
+fn a_file_that_is_gone_is_an_error_and_no_bad_image() {
+    let folder = image_folder();
+    let source = source(folder.path(), 2);
+    let gone = folder.path().join("train/a/0.jpg");
+    std::fs::remove_file(&gone).unwrap();
+    let share = Share { first_step: 1, batch: 10, slice_len: 10, slices: 0..1 };
+    let mut loader = Loader::start(source, share).unwrap();
+    let error = loader.next_batch().unwrap_err().to_string();
+    assert!(error.contains(gone.to_str().unwrap()) && error.contains("No such file"), "{error}");
+}
+
+#[test]
 fn an_image_that_is_none_is_a_blank_sample_with_a_reason() {
     let folder = image_folder();
     let source = source(folder.path(), 2);
