@@ -20,6 +20,8 @@ use crate::trained::{Trained, TrainedError};
 pub enum ExportError {
     #[error("export to {}: its ending says no known format; end it with .onnx or .safetensors", .path.display())]
     Ending { path: PathBuf },
+    #[error("export to {}: the file exists; choose another name, or add --force to replace it", .path.display())]
+    Exists { path: PathBuf },
     #[error(transparent)]
     Checkpoint(#[from] TrainedError),
     #[error(transparent)]
@@ -36,7 +38,7 @@ pub enum ExportError {
 impl ExportError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            ExportError::Ending { .. } => ExitCode::Usage,
+            ExportError::Ending { .. } | ExportError::Exists { .. } => ExitCode::Usage,
             ExportError::Checkpoint(error) => error.exit_code(),
             ExportError::Device(_) | ExportError::TooLarge { .. } | ExportError::Write { .. } => {
                 ExitCode::Failure
@@ -48,6 +50,9 @@ impl ExportError {
 /// Writes the file; returns what the command prints.
 pub fn export(args: &Export) -> Result<String, ExportError> {
     let format = Format::of(&args.out)?;
+    if !args.force && args.out.exists() {
+        return Err(ExportError::Exists { path: args.out.clone() });
+    }
     let trained = Trained::open(&args.checkpoint, args.weights)?;
     // Proves that the weights are those of the manifest's job, before they are given away under its name.
     let device = Device::cpu(NonZeroUsize::MIN)?;

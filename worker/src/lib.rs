@@ -13,6 +13,7 @@ pub mod join;
 pub mod session;
 pub mod trainer;
 mod prepare;
+mod memory;
 pub mod step;
 pub mod table;
 pub mod onnx;

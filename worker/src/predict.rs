@@ -23,6 +23,16 @@ pub struct Predictions {
     pub weights_sha256: String,
     /// In the order of the command line.
     pub images: Vec<Prediction>,
+    /// Files that gave no image, in the order of the command line.
+    pub failed: Vec<Failed>,
+}
+
+/// A file that can't be read or is no image.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failed {
+    pub image: String,
+    /// The rest of a sentence that begins with the file.
+    pub problem: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -43,8 +53,8 @@ pub struct Answer {
 pub enum PredictError {
     #[error(transparent)]
     Checkpoint(#[from] TrainedError),
-    #[error("predict: {0}; or leave it out")]
-    Image(#[from] ImageError),
+    #[error("predict: {failed} of {of} files gave no image; the lines above say why")]
+    Images { failed: usize, of: usize },
     #[error(
         "predict: the model takes {height}x{width} images of {channels} channels; image files can be made square, and grey \
          or RGB, nothing else"
@@ -63,20 +73,25 @@ impl PredictError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             PredictError::Checkpoint(error) => error.exit_code(),
-            PredictError::Image(_) => ExitCode::Data,
+            PredictError::Images { .. } => ExitCode::Data,
             PredictError::Input { .. } | PredictError::NotFinite { .. } => ExitCode::State,
             PredictError::Device(_) => ExitCode::Failure,
         }
     }
 }
 
-/// What the command prints.
-pub fn predict(args: &Predict) -> Result<String, PredictError> {
+/// What the command prints, and the error that it ends with all the same when files gave no image.
+pub fn predict(args: &Predict) -> Result<(String, Option<PredictError>), PredictError> {
     let predictions = predictions(args)?;
-    Ok(if args.json { json(&predictions) } else { predictions.text() })
+    for Failed { image, problem } in &predictions.failed {
+        tracing::error!("predict: image {image} {problem}");
+    }
+    let (failed, of) = (predictions.failed.len(), args.images.len());
+    let error = (failed > 0).then_some(PredictError::Images { failed, of });
+    Ok((if args.json { json(&predictions) } else { predictions.text() }, error))
 }
 
-/// All images, a batch at a time; the first that can't be read ends it.
+/// All images, a batch at a time. A file that gives none holds up no other.
 pub fn predictions(args: &Predict) -> Result<Predictions, PredictError> {
     let trained = Trained::open(&args.checkpoint, args.weights)?;
     let mut reader = Reader::new(&trained)?;
@@ -85,17 +100,27 @@ pub fn predictions(args: &Predict) -> Result<Predictions, PredictError> {
     let mut model = trained.model(&device, batch)?;
     let input = &trained.manifest.input;
     let crops = vec![Crop { top: 0, left: 0, flip: false }; batch];
-    let mut images = Vec::new();
+    let (mut images, mut failed) = (Vec::new(), Vec::new());
     for paths in args.images.chunks(batch) {
-        let mut pixels = Vec::new();
+        let (mut read, mut pixels) = (Vec::new(), Vec::new());
         for path in paths {
-            pixels.extend(reader.read(path)?);
+            match reader.read(path) {
+                Ok(image) => {
+                    read.push(path);
+                    pixels.extend(image);
+                }
+                Err(ImageError { path, fault }) => {
+                    let (image, problem) = (path.display().to_string(), fault.to_string());
+                    failed.push(Failed { image, problem });
+                }
+            }
         }
-        // The last batch is filled up with black images, whose answers nobody reads.
+        // The batch is filled up with black images, whose answers nobody reads.
         pixels.resize(batch * reader.image_len(), 0);
         model.load(&pixels, &crops, &input.mean, &input.std);
         let logits = model.predict();
-        for (path, logits) in paths.iter().zip(logits.chunks_exact(trained.manifest.classes.len()))
+        for (path, logits) in
+            read.into_iter().zip(logits.chunks_exact(trained.manifest.classes.len()))
         {
             if !logits.iter().all(|logit| logit.is_finite()) {
                 return Err(PredictError::NotFinite { image: path.clone() });
@@ -105,7 +130,7 @@ pub fn predictions(args: &Predict) -> Result<Predictions, PredictError> {
         }
     }
     let (checkpoint, weights_sha256) = (trained.title(), trained.sha256().to_owned());
-    Ok(Predictions { checkpoint, weights: trained.kind, weights_sha256, images })
+    Ok(Predictions { checkpoint, weights: trained.kind, weights_sha256, images, failed })
 }
 
 /// Makes what the model takes out of image files: as its run's evaluation did, or, where the run had images of one size,

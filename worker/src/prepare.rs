@@ -1,7 +1,5 @@
 //! From a formation to a state that can train: job, dataset, model, weights, exchange.
 
-mod memory;
-
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,11 +18,11 @@ use crate::checkpoint::{
 use crate::collective::{Collective, CollectiveError, Group, Peer, Solo, TcpExchange};
 use crate::data::{Loader, Quarantine, Share, Source, format};
 use crate::layout::Layout;
+use crate::memory::{self, MemoryError};
 use crate::model::{Geometry, ResNet};
 use crate::optim::{Ema, Sgd};
 use crate::step::{Gradients, Run};
 use crate::trainer::{Base, Formation, Machine, peer_or_internal};
-use memory::MemoryError;
 
 /// Ready to train.
 #[derive(Debug)]
@@ -220,7 +218,7 @@ fn plan_model(
         channels: shape.channels,
         classes: dataset.classes.len(),
     };
-    let need = memory::require(job, geometry, slices)?;
+    let need = memory::require_for_training(job, geometry, slices)?;
     let model = ResNet::new(&machine.device, &job.model, geometry);
     let parameters = model.layout().parameters_len();
     tracing::info!(parameters, memory_mib = need >> 20, "model planned");

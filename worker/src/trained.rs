@@ -17,6 +17,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{CheckpointError, decode_ema, decode_model};
+use crate::memory::{MemoryError, require_for_inference};
 use crate::model::{Geometry, ResNet};
 
 /// Which of a checkpoint's weights.
@@ -68,11 +69,16 @@ pub enum TrainedError {
     NoAverage { folder: PathBuf },
     #[error("read the job in {}: {source}; use the release that wrote the checkpoint", .path.display())]
     Job { path: PathBuf, source: JobError },
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
 }
 
 impl TrainedError {
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::State
+        match self {
+            TrainedError::Memory(_) => ExitCode::Failure,
+            _ => ExitCode::State,
+        }
     }
 }
 
@@ -103,9 +109,11 @@ impl Trained {
         }
     }
 
-    /// The model, ready to predict batches of this many images.
+    /// The model, ready to predict batches of this many images, and for nothing else.
     pub fn model(&self, device: &Device, batch: usize) -> Result<ResNet, TrainedError> {
-        let mut model = ResNet::new(device, &self.job.model, self.geometry(batch));
+        let geometry = self.geometry(batch);
+        require_for_inference(&self.job.model, geometry)?;
+        let mut model = ResNet::for_inference(device, &self.job.model, geometry);
         let layout = model.layout().clone();
         let (params, running) = model.state_mut();
         let on_host = "the CPU device's memory is host memory";

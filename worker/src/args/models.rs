@@ -88,6 +88,9 @@ pub struct Export {
     /// The average that the run kept, or the weights as it trained them [default: ema where there is one].
     #[arg(long, value_enum)]
     pub weights: Option<Weights>,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

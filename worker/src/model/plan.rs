@@ -2,6 +2,26 @@
 
 use kernels::Span;
 
+use super::resnet::Graph;
+
+/// Numbers of fp32 elements, known before anything is allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elements {
+    pub parameters: usize,
+    /// Of a slice's gradient vector.
+    pub gradient: usize,
+    /// Of all buffers of a `ResNet`.
+    pub total: usize,
+}
+
+impl Graph {
+    pub(super) fn elements(&self) -> Elements {
+        let parameters = self.layout.parameters_len();
+        let total = parameters + self.layout.statistics_len() + self.packed_len + self.arena_len;
+        Elements { parameters, gradient: self.layout.gradient_len(), total }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Planner {
     len: usize,

@@ -10,6 +10,7 @@ use kernels::{AugmentShape, Buffer, Device, LinearShape, MaxPoolShape, PoolShape
 use proto::job::Model;
 
 use super::build::build;
+use super::plan::Elements;
 use super::unit::{Mask, NormBackward, Statistics, Unit};
 use crate::layout::{Layout, Total};
 
@@ -48,16 +49,6 @@ pub(super) struct Graph {
     /// In the arena: the input images; three gradients of the largest activation, used in turn.
     pub(super) input: Span,
     pub(super) scratch: [Span; 3],
-}
-
-/// Numbers of fp32 elements, known before anything is allocated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Elements {
-    pub parameters: usize,
-    /// Of a slice's gradient vector.
-    pub gradient: usize,
-    /// Of all buffers of a `ResNet`.
-    pub total: usize,
 }
 
 /// Memory of the model, by lifetime.
@@ -114,7 +105,10 @@ pub struct Targets<'a> {
 impl ResNet {
     /// Plans the layers and allocates every buffer; weights are zero until `initialise` or a checkpoint fills them.
     pub fn new(device: &Device, model: &Model, geometry: Geometry) -> ResNet {
-        let graph = build(model, geometry);
+        ResNet::allocate(device, build(model, geometry), geometry)
+    }
+
+    pub(super) fn allocate(device: &Device, graph: Graph, geometry: Geometry) -> ResNet {
         let buffers = Buffers {
             params: device.alloc(graph.layout.parameters_len()),
             running: device.alloc(graph.layout.statistics_len()),
@@ -126,10 +120,7 @@ impl ResNet {
 
     /// What `new` would allocate.
     pub fn elements(model: &Model, geometry: Geometry) -> Elements {
-        let Graph { layout, packed_len, arena_len, .. } = build(model, geometry);
-        let parameters = layout.parameters_len();
-        let total = parameters + layout.statistics_len() + packed_len + arena_len;
-        Elements { parameters, gradient: layout.gradient_len(), total }
+        build(model, geometry).elements()
     }
 
     pub fn layout(&self) -> &Layout {
@@ -185,6 +176,7 @@ impl ResNet {
 
     /// Training forward of the loaded slice; leaves the slice's BatchNorm statistics in `slice`, its gradient vector.
     pub fn forward(&mut self, slice: &mut Buffer) {
+        assert!(self.graph.scratch[0].len > 0, "a model for inference only predicts");
         self.run_forward(Statistics::Slice, slice);
     }
 

@@ -113,6 +113,24 @@ impl Unit {
         Unit { bias: Some(Bias { span, affine }), ..self }
     }
 
+    /// Moves the buffers: activations to where others have theirs too, the rest to places of their own.
+    pub(super) fn share_buffers(
+        &mut self,
+        z: Span,
+        y: Span,
+        packed_input_grad: Span,
+        planners: &mut Planners,
+    ) {
+        let len = self.y.len;
+        (self.z, self.y) = (Span { len, ..z }, Span { len, ..y });
+        self.affine = planners.arena.span(self.affine.len);
+        if let Some(bias) = &mut self.bias {
+            bias.affine = planners.arena.span(bias.affine.len);
+        }
+        self.packed_forward = planners.packed.span(self.packed_forward.len);
+        self.packed_input_grad = Span { len: self.packed_input_grad.len, ..packed_input_grad };
+    }
+
     pub(super) fn has_bias(&self) -> bool {
         self.bias.is_some()
     }

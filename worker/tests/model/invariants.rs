@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use kernels::{Device, Isa};
-use proto::job::{Block, Model, Stem};
+use proto::job::{Arch, Block, Model, Stem};
 use worker::layout::Role;
-use worker::model::Geometry;
+use worker::model::{Geometry, ResNet};
 
 use crate::tensors::snapshot;
 use crate::training::{Images, Training, any_device, bits, device, predict};
@@ -30,6 +30,44 @@ fn first_values_depend_on_the_seed_alone() {
     let drawn: usize = drawn.map(|tensor| tensor.span.len).sum();
     // Two draws agree once in millions.
     assert!(differ > drawn - 10 && differ <= drawn, "{differ} of {drawn} drawn values differ");
+}
+
+#[test]
+fn a_model_for_inference_gives_the_same_logits_out_of_less_memory() {
+    let geometry = Geometry { batch: 3, height: 33, width: 33, channels: 3, classes: 7 };
+    let widths = vec![8, 16, 20];
+    let of = |block, stem, blocks: &[usize], stem_bias| {
+        let (blocks, widths) = (blocks.to_vec(), widths.clone());
+        Model { block, blocks, widths, stem, stem_bias, zero_init_residual: false }
+    };
+    for model in [
+        of(Block::Basic, Stem::Cifar, &[1, 2, 1], false),
+        of(Block::Bottleneck, Stem::Imagenet, &[2, 1, 2], true),
+        of(Block::Basic, Stem::Imagenet, &[2, 1, 1], false),
+    ] {
+        let mut training = Training::new(&any_device(), &model, geometry, 1);
+        training.model.initialise(5);
+        let mut alone = ResNet::for_inference(&any_device(), &model, geometry);
+        let (params, running) = alone.state_mut();
+        params.host_mut().unwrap().copy_from_slice(training.model.params().host().unwrap());
+        running.host_mut().unwrap().copy_from_slice(training.model.running().host().unwrap());
+        alone.pack();
+        let pixels: Vec<u8> = (0..3 * 33 * 33 * 3).map(|i| (i * 37 % 251) as u8).collect();
+        let logits = |model: &mut ResNet, pixels: &[u8]| -> Vec<u32> {
+            predict(model, pixels).iter().map(|logit| logit.to_bits()).collect()
+        };
+        let expected = logits(&mut training.model, &pixels);
+        assert_eq!(logits(&mut alone, &pixels), expected, "{model:?}");
+        // Nothing is left of one image in the next.
+        let others: Vec<u8> = pixels.iter().map(|&pixel| !pixel).collect();
+        assert_ne!(logits(&mut alone, &others), expected);
+        assert_eq!(logits(&mut alone, &pixels), expected, "{model:?}");
+    }
+    let resnet50 = Model::standard(Arch::Resnet50);
+    let photo = Geometry { batch: 8, height: 224, width: 224, channels: 3, classes: 1000 };
+    let (whole, alone) =
+        (ResNet::elements(&resnet50, photo), ResNet::inference_elements(&resnet50, photo));
+    assert!(5 * alone.total < 2 * whole.total, "{alone:?} {whole:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use proto::job::{Arch, Job, Model};
 use proto::weights::Fit;
 use safetensors::SafeTensors;
 use tempfile::TempDir;
-use worker::args::{Cli, Command};
+use worker::args::{Cli, Command, Export};
 use worker::checkpoint::decode_initial;
 use worker::data::{Source, format};
 use worker::export::{ExportError, export};
@@ -30,6 +30,19 @@ fn an_export_to_safetensors_is_the_checkpoints_own_file() {
     let out = made.root.path().join("digits.safetensors");
     let printed = exported(&made, &out).unwrap();
     assert!(printed.contains("step 40 of digits-1"), "{printed}");
+    assert_eq!(std::fs::read(out).unwrap(), std::fs::read(made.model_file()).unwrap());
+}
+
+#[test]
+fn a_file_that_exists_is_replaced_only_by_force() {
+    let made = digits();
+    let out = made.root.path().join("digits.safetensors");
+    std::fs::write(&out, "precious").unwrap();
+    let error = exported(&made, &out).unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::Usage);
+    assert!(error.to_string().contains("digits.safetensors: the file exists"), "{error}");
+    assert_eq!(std::fs::read(&out).unwrap(), b"precious");
+    export(&parsed(&made, &out, &["--force"])).unwrap();
     assert_eq!(std::fs::read(out).unwrap(), std::fs::read(made.model_file()).unwrap());
 }
 
@@ -218,10 +231,15 @@ fn cifar_job(model: &str) -> String {
 }
 
 fn exported(made: &Made, out: &Path) -> Result<String, ExportError> {
+    export(&parsed(made, out, &[]))
+}
+
+fn parsed(made: &Made, out: &Path, options: &[&str]) -> Export {
     let (checkpoint, out) = (made.folder.to_str().unwrap(), out.to_str().unwrap());
-    let cli = Cli::try_parse_from(["worker", "export", checkpoint, out]).unwrap();
+    let arguments = [&["worker", "export", checkpoint, out], options].concat();
+    let cli = Cli::try_parse_from(arguments).unwrap();
     let Command::Export(arguments) = cli.command else { panic!("{cli:?}") };
-    export(&arguments)
+    arguments
 }
 
 const ONNX: &[&str] = &["numpy", "onnx", "onnxruntime"];

@@ -60,28 +60,50 @@ fn an_image_of_another_size_is_resized_to_the_models() {
 fn the_text_and_the_json_name_image_class_and_probability() {
     let made = digits();
     let file = png(&made, "zero.png", 8, &[0; 64]);
-    let text = predict(&parsed(&made, std::slice::from_ref(&file), &["--top", "2"])).unwrap();
+    let (text, error) =
+        predict(&parsed(&made, std::slice::from_ref(&file), &["--top", "2"])).unwrap();
+    assert!(error.is_none());
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!((lines.len(), lines[0]), (5, "step 40 of digits-1, model.safetensors"), "{text}");
     assert!(lines[2].starts_with("IMAGE"), "{text}");
     assert!(lines[3].starts_with(file.to_str().unwrap()) && lines[3].ends_with(" %"), "{text}");
-    let json = predict(&parsed(&made, &[file], &["--json"])).unwrap();
+    let (json, _) = predict(&parsed(&made, &[file], &["--json"])).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let answer = &json["images"][0]["answers"][0];
     assert!(answer["probability"].as_f64().unwrap() > 0.0 && answer["class"].is_string());
 }
 
 #[test]
-fn what_is_no_image_and_what_the_model_can_not_take_is_refused() {
+fn a_file_that_is_no_image_holds_up_no_other_and_the_command_fails_at_its_end() {
     let made = digits();
-    let good = png(&made, "good.png", 8, &[0; 64]);
+    let test = Dataset::open(Format::Idx, &made.data).unwrap().test;
+    let good = |i: usize| png(&made, &format!("{i}.png"), 8, test.pixels(i).unwrap());
     let bad = made.root.path().join("bad.png");
     std::fs::write(&bad, "no image").unwrap();
-    for path in [&bad, &made.root.path().join("gone.jpg")] {
-        let error = predicted(&made, &[good.clone(), path.clone()], &[]).unwrap_err();
-        assert_eq!(error.exit_code(), ExitCode::Data);
-        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-    }
+    let gone = made.root.path().join("gone.jpg");
+    let files = [good(0), bad.clone(), good(1), gone.clone(), good(2)];
+    let found = predicted(&made, &files, &[]).unwrap();
+    let whole = predicted(&made, &[good(0), good(1), good(2)], &[]).unwrap();
+    let answers = |found: &Predictions| -> Vec<_> {
+        found.images.iter().map(|image| (image.image.clone(), image.answers.clone())).collect()
+    };
+    assert_eq!(answers(&found), answers(&whole));
+    let failed: Vec<_> = found.failed.iter().map(|failed| failed.image.as_str()).collect();
+    assert_eq!(failed, [bad.to_str().unwrap(), gone.to_str().unwrap()]);
+    assert!(found.failed[0].problem.contains("is neither JPEG nor PNG"));
+    let (text, error) = predict(&parsed(&made, &files, &[])).unwrap();
+    assert_eq!(text.lines().count(), 3 + 3 * 5);
+    let error = error.unwrap();
+    assert_eq!(error.exit_code(), ExitCode::Data);
+    assert!(error.to_string().contains("2 of 5 files gave no image"), "{error}");
+    // None at all is no other case.
+    assert!(predicted(&made, &[bad], &[]).unwrap().images.is_empty());
+}
+
+#[test]
+fn what_the_model_can_not_take_is_refused() {
+    let made = digits();
+    let good = png(&made, "good.png", 8, &[0; 64]);
     made.rewrite_manifest(|manifest| manifest.input.width = 9);
     let error = predicted(&made, &[good], &[]).unwrap_err();
     assert!(matches!(error, PredictError::Input { height: 8, width: 9, .. }), "{error}");

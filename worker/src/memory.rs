@@ -1,24 +1,25 @@
-//! Whether a job fits this machine's memory, asked before anything is allocated.
+//! Whether a job, or a model that only predicts, fits this machine's memory, asked before anything is allocated.
 
 use std::ops::Range;
 
-use proto::job::Job;
+use proto::job::{Job, Model};
 
 use crate::collective::SlicePlan;
 use crate::model::{Geometry, ResNet};
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "fit the job: it needs {need_mib} MiB on this worker, {available_mib} MiB are free; {advice}"
+    "fit the {what}: it needs {need_mib} MiB on this machine, {available_mib} MiB are free; {advice}"
 )]
-pub(crate) struct MemoryError {
+pub struct MemoryError {
+    what: &'static str,
     need_mib: u64,
     available_mib: u64,
     advice: String,
 }
 
 /// Bytes that training takes on this worker; an error when they are not free.
-pub(super) fn require(
+pub(crate) fn require_for_training(
     job: &Job,
     geometry: Geometry,
     slices: &Range<u32>,
@@ -36,7 +37,21 @@ pub(super) fn require(
         Some(slice_len) => format!("set train.batch to {} or less", slice_len * job.train.slices),
         None => "choose a smaller model".to_owned(),
     };
-    Err(MemoryError { need_mib: total >> 20, available_mib: available >> 20, advice })
+    Err(MemoryError { what: "job", need_mib: total >> 20, available_mib: available >> 20, advice })
+}
+
+/// An error when the buffers of a model for inference are not free.
+pub(crate) fn require_for_inference(model: &Model, geometry: Geometry) -> Result<(), MemoryError> {
+    let need = 4 * ResNet::inference_elements(model, geometry).total as u64;
+    match available_bytes() {
+        Some(available) if available < need => Err(MemoryError {
+            what: "model",
+            need_mib: need >> 20,
+            available_mib: available >> 20,
+            advice: "end other programs, or use a larger machine".to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Model, momentum, gradient slots and their sum, and the average, which is as long as a gradient vector.
