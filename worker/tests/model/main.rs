@@ -7,6 +7,7 @@ mod training;
 mod tensors;
 mod reference;
 mod pytorch;
+mod formula;
 mod gradients;
 mod bias;
 mod sizes;

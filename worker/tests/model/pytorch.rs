@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataset::{Dataset, Format};
+use kernels::ConvShape;
 use proto::Job;
 use proto::job::{Block, Model, Stem};
 use safetensors::SafeTensors;
@@ -14,6 +15,7 @@ use worker::data::Source;
 use worker::evaluate::evaluate;
 use worker::model::Geometry;
 
+use crate::formula;
 use crate::tensors::{self, Tensors, difference, worst};
 use crate::training::{
     Images, LABEL_SMOOTHING, NORMALISATION, RULE, Training, any_device, predict,
@@ -38,6 +40,23 @@ fn digits_in_four_slices_train_as_in_pytorch() {
 #[test]
 fn bottleneck_blocks_behind_the_imagenet_stem_train_as_in_pytorch() {
     let (readings, _) = train_again("bottleneck", &noise());
+    println!("{readings:?}");
+    assert!(readings.are_close(), "{readings:?}");
+}
+
+#[test]
+fn layers_wide_enough_for_winograd_convolutions_train_as_in_pytorch() {
+    let (model, geometry) = model_of(&expected()["runs"]["wide"]);
+    let Geometry { batch, height, width, .. } = geometry;
+    let channels = model.widths[0];
+    let (in_channels, out_channels) = (channels, channels);
+    let conv =
+        ConvShape { batch, height, width, in_channels, out_channels, kernel: 3, stride: 1, pad: 1 };
+    // Winograd's weights are packed transformed: 36 for each 9.
+    assert!(conv.packed_len().forward >= 4 * conv.weight_len(), "the layers are wide enough");
+    let train = formula::images(80, geometry);
+    let data = Data { evaluated: train.part(0, 32), train };
+    let (readings, _) = train_again("wide", &data);
     println!("{readings:?}");
     assert!(readings.are_close(), "{readings:?}");
 }
@@ -105,11 +124,17 @@ fn train_again(name: &str, data: &Data) -> (Readings, Training) {
         }
         training.update();
     }
-    let exact = tensors::parse(&file(&format!("{name}.final.safetensors")));
     let found = tensors::of_model(&training);
     let is_statistic = |name: &str| name.contains("running_");
-    readings.parameter = tensor_error(&found, &exact, |name| !is_statistic(name));
-    readings.statistic = tensor_error(&found, &exact, is_statistic);
+    let error = |meant: &dyn Fn(&str) -> bool| match run["final_float64"].as_object() {
+        Some(samples) => sample_error(&found, samples, meant),
+        None => {
+            let exact = tensors::parse(&file(&format!("{name}.final.safetensors")));
+            tensor_error(&found, &exact, meant)
+        }
+    };
+    readings.parameter = error(&|name| !is_statistic(name));
+    readings.statistic = error(&is_statistic);
     (readings.evaluation_loss, readings.logit) =
         evaluation_errors(run, &mut training, &data.evaluated);
     (readings, training)
@@ -117,6 +142,17 @@ fn train_again(name: &str, data: &Data) -> (Readings, Training) {
 
 /// The run's model with its initial weights.
 fn start(run: &Value) -> Training {
+    let (model, geometry) = model_of(run);
+    let mut training = Training::new(&any_device(), &model, geometry, integer(&run["slices"]));
+    training.restore_model(&match run["init"].as_str() {
+        Some(name) => file(name),
+        None => formula::weights(&model, geometry),
+    });
+    training
+}
+
+/// The run's model, and the geometry of its slices.
+fn model_of(run: &Value) -> (Model, Geometry) {
     let model = Model {
         block: if run["block"] == "basic" { Block::Basic } else { Block::Bottleneck },
         blocks: integers(&run["depths"]),
@@ -126,17 +162,14 @@ fn start(run: &Value) -> Training {
         zero_init_residual: false,
     };
     let input = integers(&run["input_shape_hwc"]);
-    let slices = integer(&run["slices"]);
     let geometry = Geometry {
-        batch: integer(&run["batch"]) / slices,
+        batch: integer(&run["batch"]) / integer(&run["slices"]),
         height: input[0],
         width: input[1],
         channels: input[2],
         classes: integer(&run["classes"]),
     };
-    let mut training = Training::new(&any_device(), &model, geometry, slices);
-    training.restore_model(&file(run["init"].as_str().unwrap()));
-    training
+    (model, geometry)
 }
 
 fn gradient_norm_error(run: &Value, training: &Training) -> f64 {
@@ -149,12 +182,28 @@ fn gradient_norm_error(run: &Value, training: &Training) -> f64 {
 }
 
 /// Largest over the tensors that are `meant`.
-fn tensor_error(found: &Tensors, exact: &Tensors, meant: impl Fn(&str) -> bool) -> f64 {
+fn tensor_error(found: &Tensors, exact: &Tensors, meant: &dyn Fn(&str) -> bool) -> f64 {
     assert!(found.keys().eq(exact.keys()), "the same tensors are in the file");
     let error = |(name, found): (&String, &tensors::Tensor)| {
         let exact = &exact[name];
         assert_eq!(found.shape, exact.shape, "{name}");
         difference(&found.values, &exact.values) / exact.largest()
+    };
+    worst(found.iter().filter(|(name, _)| meant(name)).map(error))
+}
+
+/// The same where the fixture has samples of the tensors.
+fn sample_error(
+    found: &Tensors,
+    exact: &serde_json::Map<String, Value>,
+    meant: &dyn Fn(&str) -> bool,
+) -> f64 {
+    assert!(found.keys().eq(exact.keys()), "the same tensors are in the file");
+    let error = |(name, found): (&String, &tensors::Tensor)| {
+        let samples = &exact[name];
+        let found: Vec<f64> =
+            found.values.iter().copied().step_by(integer(&samples["every"])).collect();
+        difference(&found, &numbers(&samples["values"])) / samples["largest"].as_f64().unwrap()
     };
     worst(found.iter().filter(|(name, _)| meant(name)).map(error))
 }
