@@ -22,12 +22,13 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench(args, &mut std::io::stdout())
             .map_err(|error| (error.exit_code(), error.to_string())),
         Command::Describe(args) => show(describe(args), DescribeError::exit_code),
-        Command::Predict(args) => match predict(args) {
-            Ok((text, None)) => show(Ok(text), PredictError::exit_code),
-            Ok((text, Some(error))) => show(Ok(text), PredictError::exit_code)
-                .and(Err((error.exit_code(), error.to_string()))),
-            Err(error) => Err((error.exit_code(), error.to_string())),
-        },
+        Command::Predict(args) => {
+            let coded = |error: PredictError| (error.exit_code(), error.to_string());
+            predict(args).map_err(coded).and_then(|(text, end)| {
+                show(Ok(text), PredictError::exit_code)?;
+                end.map_err(coded)
+            })
+        }
         Command::Export(args) => show(export(args), ExportError::exit_code),
         Command::Evaluate(args) => show(evaluate::run(args), EvaluateError::exit_code),
     };

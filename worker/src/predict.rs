@@ -80,15 +80,15 @@ impl PredictError {
     }
 }
 
-/// What the command prints, and the error that it ends with all the same when files gave no image.
-pub fn predict(args: &Predict) -> Result<(String, Option<PredictError>), PredictError> {
+/// What the command prints, and how it ends behind that: with an error when files gave no image.
+pub fn predict(args: &Predict) -> Result<(String, Result<(), PredictError>), PredictError> {
     let predictions = predictions(args)?;
     for Failed { image, problem } in &predictions.failed {
         tracing::error!("predict: image {image} {problem}");
     }
     let (failed, of) = (predictions.failed.len(), args.images.len());
-    let error = (failed > 0).then_some(PredictError::Images { failed, of });
-    Ok((if args.json { json(&predictions) } else { predictions.text() }, error))
+    let end = if failed == 0 { Ok(()) } else { Err(PredictError::Images { failed, of }) };
+    Ok((if args.json { json(&predictions) } else { predictions.text() }, end))
 }
 
 /// All images, a batch at a time. A file that gives none holds up no other.

@@ -84,7 +84,7 @@ impl Cluster {
         self.jobs.push(job);
         self.log(Some(&id), Level::Info, text);
         if let Some(text) = first_weights {
-            self.log(Some(&id), Level::Info, text);
+            self.log(Some(&id), Level::Info, format!("job {id} starts from {text}"));
             return self.search(ticket, id);
         }
         self.queue.push_back(id.clone());
@@ -333,14 +333,14 @@ fn difference(old: &JobRun, new: &JobSpec) -> SubmitRefusal {
     SubmitRefusal::Differs { job, differences: differing.join(", ") }
 }
 
-/// "it starts from the weights pets.safetensors (SHA-256 ab..)"; `None` when the seed makes them.
+/// "the weights pets.safetensors (SHA-256 ab..)"; `None` when the seed makes them.
 fn first_weights(spec: &JobSpec) -> Option<String> {
     let (path, weights) = (spec.init_path()?.display(), spec.weights.as_ref()?);
     let (sha256, ours) = (&weights.sha256, spec.dataset.classes.len());
     let head = weights.other_classes.map_or_else(String::new, |theirs| {
         format!("; its last layer has {theirs} classes, not {ours}: the seed makes another one")
     });
-    Some(format!("it starts from the weights {path} (SHA-256 {sha256}){head}"))
+    Some(format!("the weights {path} (SHA-256 {sha256}){head}"))
 }
 
 /// Jobs that wait at the same time.

@@ -60,9 +60,9 @@ fn an_image_of_another_size_is_resized_to_the_models() {
 fn the_text_and_the_json_name_image_class_and_probability() {
     let made = digits();
     let file = png(&made, "zero.png", 8, &[0; 64]);
-    let (text, error) =
+    let (text, end) =
         predict(&parsed(&made, std::slice::from_ref(&file), &["--top", "2"])).unwrap();
-    assert!(error.is_none());
+    end.unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!((lines.len(), lines[0]), (5, "step 40 of digits-1, model.safetensors"), "{text}");
     assert!(lines[2].starts_with("IMAGE"), "{text}");
@@ -91,9 +91,9 @@ fn a_file_that_is_no_image_holds_up_no_other_and_the_command_fails_at_its_end() 
     let failed: Vec<_> = found.failed.iter().map(|failed| failed.image.as_str()).collect();
     assert_eq!(failed, [bad.to_str().unwrap(), gone.to_str().unwrap()]);
     assert!(found.failed[0].problem.contains("is neither JPEG nor PNG"));
-    let (text, error) = predict(&parsed(&made, &files, &[])).unwrap();
+    let (text, end) = predict(&parsed(&made, &files, &[])).unwrap();
     assert_eq!(text.lines().count(), 3 + 3 * 5);
-    let error = error.unwrap();
+    let error = end.unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::Data);
     assert!(error.to_string().contains("2 of 5 files gave no image"), "{error}");
     // None at all is no other case.

@@ -209,7 +209,7 @@ fn a_job_that_starts_from_weights_waits_for_its_own_copy_and_says_what_they_are(
     let mut script = Script::new();
     script.join("w1");
     let actions = script.submit_with(from_weights("ab12", false));
-    let said = "it starts from the weights /w/resnet18.safetensors (SHA-256 ab12); its last layer has 1000 classes, not 2: \
+    let said = "job digits-1 starts from the weights /w/resnet18.safetensors (SHA-256 ab12); its last layer has 1000 classes, not 2: \
                 the seed makes another one";
     assert!(lines(&actions, Level::Info).contains(&said), "{actions:?}");
     let wanted = |action: &Action| matches!(action, Action::FindBase { .. });
