@@ -1,6 +1,6 @@
-//! Checkpoints on disk: `header` checks what members announce, `assembly` puts it together from the members' parts, `seal` makes them final, `verify` proves that
-//! they are whole, `initial` copies the weights that a job starts from, `shelf` keeps the list. Knows bytes and hashes; which step is committed, and which checkpoints to keep,
-//! is the core's decision.
+//! Checkpoints on disk: `header` checks what members announce, `assembly` puts it together from the members' parts, `seal`
+//! makes them final, `verify` proves that they are whole, `initial` copies the weights that a job starts from, `shelf` keeps
+//! the list. Knows bytes and hashes; which step is committed, and which checkpoints to keep, is the core's decision.
 //!
 //! `jobs/<id>/checkpoints/` holds `step-<step>/` (final, renamed into place), `tmp-*` (incomplete, removed at start),
 //! `damaged-*` (set aside, never read) and `index.json` (for people and tools). Beside it lies `init.safetensors`.

@@ -1,7 +1,8 @@
 //! The state directory: everything the coordinator keeps on disk, and the lock that keeps a second coordinator out.
 //!
 //! `lock`, `token` (0600), `address`, `journal`, `worker-<n>.log`, and for each job `jobs/<id>/` with `job.toml`,
-//! `metrics.jsonl`, `log.jsonl`, `checkpoints/` and, where it starts from a file of weights, `init.safetensors`. Knows where things lie, not what they hold.
+//! `metrics.jsonl`, `log.jsonl`, `checkpoints/` and, where it starts from a file of weights, `init.safetensors`. Knows
+//! where things lie, not what they hold.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};

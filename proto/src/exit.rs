@@ -6,7 +6,7 @@
 pub enum ExitCode {
     /// Something that fits no other code.
     Failure = 1,
-    /// The command line or the job file is wrong.
+    /// The command line or the job file is wrong, or the weights it names don't fit it.
     Usage = 2,
     /// The dataset is missing, damaged, or not the one the run needs.
     Data = 3,

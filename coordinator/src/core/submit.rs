@@ -110,8 +110,8 @@ impl Cluster {
             BaseSearch::Nothing { set_aside } if !had_checkpoint => (Vec::new(), set_aside),
             BaseSearch::NoWeights { problem, set_aside } if !had_checkpoint => {
                 self.warn_all(id, &set_aside);
-                let refusal = SubmitRefusal::NoWeights { problem };
-                return self.cannot_begin(id, ticket, refusal);
+                let refusal = SubmitRefusal::NoWeights { problem: problem.clone() };
+                return self.cannot_begin(id, ticket, problem, refusal);
             }
             BaseSearch::Nothing { set_aside } | BaseSearch::NoWeights { set_aside, .. } => {
                 self.warn_all(id, &set_aside);
@@ -171,16 +171,11 @@ impl Cluster {
     }
 
     fn without_base(&mut self, id: &JobId, ticket: Ticket, problem: String) {
-        self.cannot_begin(id, ticket, SubmitRefusal::NoBase { problem });
+        let refusal = SubmitRefusal::NoBase { problem: problem.clone() };
+        self.cannot_begin(id, ticket, problem, refusal);
     }
 
-    fn cannot_begin(&mut self, id: &JobId, ticket: Ticket, refusal: SubmitRefusal) {
-        let reason = match &refusal {
-            SubmitRefusal::NoBase { problem } | SubmitRefusal::NoWeights { problem } => {
-                problem.clone()
-            }
-            other => other.to_string(),
-        };
+    fn cannot_begin(&mut self, id: &JobId, ticket: Ticket, reason: String, refusal: SubmitRefusal) {
         self.log(Some(id), Level::Error, format!("job {id} can't go on: {reason}"));
         self.conclude(id, Outcome::Failed { cause: Cause::Checkpoint, reason });
         self.refuse(ticket, refusal);

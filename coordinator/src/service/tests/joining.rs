@@ -1,7 +1,7 @@
 //! Who gets in, and who does not.
 
 use proto::wire::v1::report::Kind as Report;
-use proto::wire::{MESSAGE_BYTES_MAX, is_version_refusal};
+use proto::wire::{MESSAGE_BYTES_MAX, QUARANTINED_MAX, is_version_refusal};
 
 use super::fake::{FakeWorker, hello, open, report};
 use super::*;
@@ -85,6 +85,21 @@ async fn a_report_that_says_nothing_ends_the_stream() {
     worker.reports.send(v1::Report::default()).await.unwrap();
     let status = worker.plans.message().await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_report_of_too_many_bad_images_or_of_an_unknown_split_ends_the_stream() {
+    let rig = Rig::start().await;
+    let bad = |images: usize, split: i32| {
+        let image = v1::BadImage { split, ..v1::BadImage::default() };
+        Report::Quarantined(v1::Quarantined { images: vec![image; images] })
+    };
+    for (name, kind) in [("w1", bad(QUARANTINED_MAX + 1, 0)), ("w2", bad(1, 7))] {
+        let mut worker = FakeWorker::join(&rig, name).await;
+        worker.say(0, kind).await;
+        let status = worker.plans.message().await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
 }
 
 #[tokio::test]
