@@ -17,5 +17,6 @@ mod cpu;
 pub use cpu::{CpuDevice, Isa};
 pub use device::{Buffer, Device, DeviceError, Span, View, ViewMut};
 pub use shape::{
-    AugmentShape, ConvShape, LinearShape, MaxPoolShape, NormShape, PackedLen, PoolShape,
+    AugmentShape, ConvShape, ImagesShape, LinearShape, MaxPoolShape, NormShape, PackedLen,
+    PoolShape,
 };

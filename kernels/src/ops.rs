@@ -1,12 +1,14 @@
 //! The menu: one function per op, each a `match` on the device. Lengths are asserted here, once,
 //! for all devices. How a device computes is not known here.
 
-use crate::device::{Device, View, ViewMut};
-use crate::profile::Work;
-use crate::shape::{AugmentShape, ConvShape, LinearShape, MaxPoolShape, NormShape, PoolShape};
-
+mod images;
 mod update;
 
+use crate::device::{Device, View, ViewMut};
+use crate::profile::Work;
+use crate::shape::{ConvShape, LinearShape, MaxPoolShape, NormShape, PoolShape};
+
+pub use images::{Crop, Mix, Window, augment, erase, mix};
 pub use update::{Sgd, SgdSegment, lerp, sgd, sums_of_squares};
 
 // --- convolution ---------------------------------------------------------------------------------
@@ -402,28 +404,48 @@ pub fn linear_backward(
     }
 }
 
-/// Softmax cross-entropy with label smoothing over logits `[N, classes]`, `N = labels.len()`.
-/// The target is `(1 - label_smoothing)` at the label plus `label_smoothing / classes` everywhere.
+/// The classes of a batch's samples.
+#[derive(Clone, Copy, Debug)]
+pub struct Labels<'a> {
+    /// One class a sample, or [`IGNORED_LABEL`].
+    pub own: &'a [u32],
+    /// The class of the sample that this one was mixed with; its own where it was not mixed.
+    pub other: &'a [u32],
+    /// Weight of the own class, 0 to 1; the other's is what is left.
+    pub lambda: f32,
+}
+
+impl Labels<'_> {
+    /// Of samples that were not mixed.
+    pub fn of(labels: &[u32]) -> Labels<'_> {
+        Labels { own: labels, other: labels, lambda: 1.0 }
+    }
+}
+
+/// Softmax cross-entropy with label smoothing over logits `[N, classes]`, `N = labels.own.len()`.
+/// The target is `(1 - label_smoothing) * lambda` at the own class, `(1 - label_smoothing) * (1 -
+/// lambda)` at the other one, plus `label_smoothing / classes` everywhere.
 /// `d_logits = grad_scale * (softmax - target)`; `sums` (2 elements) = (sum of the samples' losses,
-/// number of samples whose largest logit is the label). A sample with the label [`IGNORED_LABEL`] has
-/// weight 0: no gradient, no loss, not counted.
+/// number of samples whose largest logit is the class of the larger weight, the own one of equal
+/// ones). A sample with the label [`IGNORED_LABEL`] has weight 0: no gradient, no loss, not counted.
 #[expect(clippy::too_many_arguments, reason = "an op names each of its operands")]
 pub fn softmax_cross_entropy(
     device: &Device,
     logits: View<'_>,
-    labels: &[u32],
+    labels: Labels<'_>,
     classes: usize,
     label_smoothing: f32,
     grad_scale: f32,
     d_logits: ViewMut<'_>,
     sums: ViewMut<'_>,
 ) {
-    assert_len("logits", logits.len(), labels.len() * classes);
+    assert_len("logits", logits.len(), labels.own.len() * classes);
+    assert_len("other", labels.other.len(), labels.own.len());
     assert_len("d_logits", d_logits.len(), logits.len());
     assert_len("sums", sums.len(), 2);
-    for &label in labels {
-        let known = (label as usize) < classes || label == IGNORED_LABEL;
-        assert!(known, "label {label} of {classes} classes");
+    for (&own, &other) in labels.own.iter().zip(labels.other) {
+        let known = own.max(other) < classes as u32 || own == IGNORED_LABEL;
+        assert!(known, "labels {own} and {other} of {classes} classes");
     }
     let _timer = device.timer("softmax_cross_entropy", Work::elements(2 * logits.len()));
     match (device, logits, d_logits, sums) {
@@ -443,44 +465,6 @@ pub(crate) struct LossRule {
     pub(crate) classes: usize,
     pub(crate) label_smoothing: f32,
     pub(crate) grad_scale: f32,
-}
-
-// --- data ----------------------------------------------------------------------------------------
-
-/// Where a sample's output window starts in the (virtually zero-padded) source image, and whether
-/// it is mirrored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Crop {
-    /// Source row of the window's first row; negative in the padding.
-    pub top: isize,
-    /// Source column of the window's first column; negative in the padding.
-    pub left: isize,
-    /// Whether columns are taken from right to left.
-    pub flip: bool,
-}
-
-/// `out = (pixel/255 - mean[c]) / std[c]`, cropped and flipped; outside the image the *pixel* is 0.
-#[expect(clippy::too_many_arguments, reason = "an op names each of its operands")]
-pub fn augment(
-    device: &Device,
-    shape: &AugmentShape,
-    pixels: &[u8],
-    crops: &[Crop],
-    mean: &[f32],
-    std: &[f32],
-    out: ViewMut<'_>,
-) {
-    assert_len("pixels", pixels.len(), shape.input_len());
-    assert_len("crops", crops.len(), shape.batch);
-    assert_len("mean", mean.len(), shape.channels);
-    assert_len("std", std.len(), shape.channels);
-    assert_len("out", out.len(), shape.output_len());
-    let _timer = device.timer("augment", Work::elements(out.len()));
-    match (device, out) {
-        (Device::Cpu(cpu), ViewMut::Cpu(out)) => {
-            cpu.augment(shape, pixels, crops, mean, std, out);
-        }
-    }
 }
 
 // --- sums over slices ----------------------------------------------------------------------------

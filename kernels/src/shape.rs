@@ -98,6 +98,19 @@ pub struct AugmentShape {
     pub out_width: usize,
 }
 
+/// Images `[N, height, width, C]`, all of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImagesShape {
+    /// Samples, `N`.
+    pub batch: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// `C`.
+    pub channels: usize,
+}
+
 impl ConvShape {
     /// Output rows, `OH`.
     pub fn out_height(&self) -> usize {
@@ -243,6 +256,23 @@ impl AugmentShape {
     /// Elements of the result `[N, out_height, out_width, C]`.
     pub fn output_len(&self) -> usize {
         self.batch * self.out_height * self.out_width * self.channels
+    }
+}
+
+impl ImagesShape {
+    /// Elements of all images.
+    pub fn len(&self) -> usize {
+        self.batch * self.image_len()
+    }
+
+    /// Whether there is no element at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Elements of one image.
+    pub fn image_len(&self) -> usize {
+        self.height * self.width * self.channels
     }
 }
 

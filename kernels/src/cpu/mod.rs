@@ -5,8 +5,10 @@
 mod augment;
 mod conv;
 mod elementwise;
+mod erase;
 mod linear;
 mod loss;
+mod mix;
 mod norm;
 mod norm_backward;
 mod peak;

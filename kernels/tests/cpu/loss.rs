@@ -1,6 +1,6 @@
 //! Softmax cross-entropy against its fp64 definition, and who counts as correct.
 
-use kernels::ops::{IGNORED_LABEL, softmax_cross_entropy};
+use kernels::ops::{IGNORED_LABEL, Labels, softmax_cross_entropy};
 use kernels::{Device, View, ViewMut};
 
 use crate::support::{
@@ -78,6 +78,52 @@ fn reference_gradient_agrees_with_finite_differences() {
     });
 }
 
+#[test]
+fn two_classes_give_the_weighted_mean_of_the_losses_and_gradients_of_each() {
+    for lambda in [0.0, 0.3, 0.5, 0.875, 1.0f32] {
+        for (samples, classes, smoothing) in CASES {
+            let (logits, own) = example(samples, classes);
+            // Every third sample was not mixed.
+            let next = |(i, &label): (usize, &u32)| (label + u32::from(i % 3 > 0)) % classes as u32;
+            let other: Vec<u32> = own.iter().enumerate().map(next).collect();
+            let labels = Labels { own: &own, other: &other, lambda };
+            let wide = to_f64(&logits);
+            let mean = |a: f64, b: f64| f64::from(lambda) * a + (1.0 - f64::from(lambda)) * b;
+            let of = |labels| {
+                (
+                    loss(&wide, labels, classes, smoothing),
+                    gradient(&wide, labels, classes, smoothing),
+                )
+            };
+            let ((loss_a, gradient_a), (loss_b, gradient_b)) = (of(&own), of(&other));
+            let gradient: Vec<f64> =
+                gradient_a.iter().zip(&gradient_b).map(|(&a, &b)| mean(a, b)).collect();
+            let (d_logits, sums) = run_mixed(&device(2), &logits, labels, classes, smoothing);
+            let what = format!("lambda {lambda}, {samples} samples of {classes} classes");
+            assert_close(&what, &sums[..1], &[mean(loss_a, loss_b)]);
+            assert_close(&what, &d_logits, &gradient);
+            // Who is right is asked of the class of the larger weight.
+            let larger = if lambda >= 0.5 { &own } else { &other };
+            assert_eq!(
+                sums[1],
+                run(&device(1), &logits, larger, classes, smoothing).1[1],
+                "{what}"
+            );
+            assert_same_bits_everywhere(&what, |device| {
+                let (d_logits, sums) = run_mixed(device, &logits, labels, classes, smoothing);
+                vec![d_logits, sums]
+            });
+        }
+    }
+}
+
+#[test]
+fn an_ignored_sample_may_have_any_other_class() {
+    let labels = Labels { own: &[IGNORED_LABEL], other: &[IGNORED_LABEL], lambda: 0.5 };
+    let (d_logits, sums) = run_mixed(&device(1), &[3.0, 1.0], labels, 2, 0.1);
+    assert_eq!((d_logits, sums), (vec![0.0; 2], vec![0.0; 2]));
+}
+
 const SCALE: f64 = 0.125;
 const CASES: [(usize, usize, f32); 4] = [(1, 2, 0.0), (8, 10, 0.1), (13, 17, 0.0), (16, 1000, 0.1)];
 
@@ -92,6 +138,16 @@ fn run(
     device: &Device,
     logits: &[f32],
     labels: &[u32],
+    classes: usize,
+    smoothing: f32,
+) -> (Vec<f32>, Vec<f32>) {
+    run_mixed(device, logits, Labels::of(labels), classes, smoothing)
+}
+
+fn run_mixed(
+    device: &Device,
+    logits: &[f32],
+    labels: Labels<'_>,
     classes: usize,
     smoothing: f32,
 ) -> (Vec<f32>, Vec<f32>) {

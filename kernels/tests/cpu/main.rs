@@ -12,6 +12,7 @@ mod winograd;
 mod device;
 mod linear;
 mod loss;
+mod mix;
 mod norm;
 mod pool;
 mod sgd;
