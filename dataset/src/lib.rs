@@ -5,7 +5,7 @@
 //! * [`Split::image`] makes a sample of an image, by a [`Preparation`]; an image that can't be decoded
 //!   is an [`ImageError`], and no reason to stop.
 //! * [`SampleOrder`] maps a position of the endless sample stream to a sample of the training split.
-//! * [`Draws`] is the augmentation randomness of one position.
+//! * [`Draws`] is the augmentation randomness of one position, or of a slice.
 //!
 //! Order and draws are pure functions of `(seed, position)`. That is why the whole data state of a
 //! job is one integer, and why any worker can compute any part of any step.
@@ -22,6 +22,7 @@ mod cifar;
 mod image_folder;
 mod index;
 mod order;
+mod beta;
 mod split;
 mod decode;
 mod prepare;

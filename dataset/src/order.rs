@@ -78,6 +78,12 @@ impl Draws {
         Draws { counter: stream_key(Purpose::Draws, seed, position) }
     }
 
+    /// The randomness that the samples of a slice share, keyed by the slice's first position. Apart
+    /// from that of the sample at this position.
+    pub fn of_slice(seed: u64, first_position: u64) -> Draws {
+        Draws { counter: stream_key(Purpose::Slice, seed, first_position) }
+    }
+
     pub fn next_u64(&mut self) -> u64 {
         self.counter = self.counter.wrapping_add(GOLDEN_GAMMA);
         mix(self.counter)
@@ -115,6 +121,7 @@ impl Draws {
 enum Purpose {
     Order = 1,
     Draws = 2,
+    Slice = 3,
 }
 
 /// Each input passes through the mixer before the next is added, so that neighbouring seeds and

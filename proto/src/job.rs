@@ -5,6 +5,7 @@
 //! same `Job`: it is what is logged, sent to workers and stored in checkpoints.
 
 mod arch;
+mod augment;
 mod raw;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::Name;
 
 pub use arch::Arch;
+pub use augment::Augment;
 
 /// One training run.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,15 +96,6 @@ pub enum Normalisation {
         mean: Vec<f32>,
         std: Vec<f32>,
     },
-}
-
-/// Random changes to training images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Augment {
-    /// Zero pixels added on each side before a random crop of the original size.
-    pub pad: usize,
-    /// Mirror every second image, by chance.
-    pub flip: bool,
 }
 
 /// Where the first weights come from.

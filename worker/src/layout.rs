@@ -137,7 +137,7 @@ impl Layout {
 pub enum Total {
     /// Loss, summed over samples.
     Loss = 0,
-    /// Samples whose largest logit is the label.
+    /// Samples whose largest logit is the label; of a mixed sample, the label of the larger weight.
     Correct = 1,
     /// Slices whose worker was asked to stop: above 0 all members stop after this very step.
     StopVotes = 2,

@@ -60,7 +60,7 @@ pub struct StepReport {
     pub step: u64,
     /// Mean over the global batch.
     pub loss: f64,
-    /// Samples of the global batch whose largest logit was the label.
+    /// Samples of the global batch whose largest logit was the label; of two mixed labels, the one of the larger weight.
     pub correct: u32,
     /// L2 norm of all parameters' gradients together, before clipping.
     pub gradient_norm: f64,
@@ -144,9 +144,13 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         let slot = run.gradients.plan.steps()[index].slot;
         let slice = &mut run.gradients.slots[slot];
         run.model.load(&batch.pixels, &batch.crops, run.source.mean(), run.source.std());
+        run.model.erase(&batch.erased);
+        if let Some(mixed) = &batch.mixed {
+            run.model.mix(mixed.how, &mixed.takes);
+        }
         run.model.forward(slice);
         let targets = Targets {
-            labels: &batch.labels,
+            labels: batch.classes(),
             label_smoothing: job.train.label_smoothing,
             grad_scale: 1.0 / job.train.batch as f32,
         };

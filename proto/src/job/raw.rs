@@ -1,5 +1,6 @@
 //! The job file as written: every key optional unless it has no sensible default, unknown keys refused.
 
+mod augment;
 mod data;
 mod optimizer;
 
@@ -94,10 +95,12 @@ impl RawJob {
         let seed = self.seed.unwrap_or(1);
         require(i64::try_from(seed).is_ok(), "seed", "must be below 2^63, as TOML integers are")?;
         let train = self.train.resolve()?;
+        let data = self.data.resolve()?;
+        augment::require_partners(&data.augment, &train)?;
         Ok(Job {
             name,
             seed,
-            data: self.data.resolve()?,
+            data,
             init: self.model.init()?,
             model: self.model.resolve()?,
             optimizer: self.optimizer.resolve()?,

@@ -128,6 +128,38 @@ fn keys_of_an_image_folder_are_refused_where_they_cannot_work() {
 }
 
 #[test]
+fn augmentation_is_off_unless_asked_for_and_written_as_it_was_read() {
+    assert_eq!(Job::parse(MINIMAL).unwrap().data.augment, Augment::default());
+    let keys = "pad = 2\nflip = true\nerase = 0.25\nmixup = 0.2\ncutmix = 1";
+    let job = Job::parse(&format!("{MINIMAL}[data.augment]\n{keys}\n")).unwrap();
+    let expected = Augment { pad: 2, flip: true, erase: 0.25, mixup: 0.2, cutmix: 1.0 };
+    assert_eq!(job.data.augment, expected);
+    assert_eq!(Job::parse(&job.to_toml()).unwrap(), job);
+}
+
+#[test]
+fn augmentation_that_cannot_work_is_refused() {
+    for (keys, expected) in [
+        ("pad = 65", "`data.augment.pad` must be at most 64"),
+        ("erase = 1.5", "`data.augment.erase` is a probability: must be 0 to 1"),
+        ("erase = nan", "`data.augment.erase`"),
+        ("mixup = -1", "`data.augment.mixup` must be 0, for none, or 0.001 to 100"),
+        ("cutmix = inf", "`data.augment.cutmix` must be 0, for none, or 0.001 to 100"),
+        ("cutmx = 1", "unknown key `cutmx`; did you mean `cutmix`?"),
+    ] {
+        let message = Job::parse(&format!("{MINIMAL}[data.augment]\n{keys}\n")).unwrap_err();
+        let message = message.to_string();
+        assert!(message.contains(expected) && !message.contains('\n'), "{message}");
+    }
+    for key in ["mixup", "cutmix"] {
+        let alone = MINIMAL.replace("batch = 64", "batch = 8");
+        let message = Job::parse(&format!("{alone}[data.augment]\n{key} = 1\n")).unwrap_err();
+        let expected = format!("`data.augment.{key}` mixes the samples of a slice");
+        assert!(message.to_string().contains(&expected), "{message}");
+    }
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_its_line_and_the_nearest_valid_key() {
     let message = refused("batch = 64", "batchsize = 64");
     assert_eq!(message, "job file: line 10: unknown key `batchsize`; did you mean `batch`?");

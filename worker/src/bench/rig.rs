@@ -87,7 +87,7 @@ impl Rig {
         let channels = model.geometry().channels;
         let slices = slots.len();
         let targets = Targets {
-            labels,
+            labels: ops::Labels::of(labels),
             label_smoothing: 0.0,
             grad_scale: 1.0 / (labels.len() * slices) as f32,
         };

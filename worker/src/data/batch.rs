@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataset::{Dataset, Draws, Format, IGNORED, Preparation, Preparer, SampleOrder, Split};
-use kernels::ops::Crop;
-use proto::job::{DataFormat, ImageFolder, Job, Normalisation};
+use kernels::ops::{Crop, Labels, Window};
+use proto::job::{Augment, DataFormat, ImageFolder, Job, Normalisation};
 
+use super::erasing::erased;
 use super::lanes::Lanes;
+use super::mixing::{Mixed, Mixing};
 
 /// The samples of one slice.
 #[derive(Debug, Default)]
@@ -18,6 +20,10 @@ pub struct Batch {
     /// `dataset::IGNORED` for a sample that is none; its pixels are 0.
     pub labels: Vec<u32>,
     pub crops: Vec<Crop>,
+    /// What is erased of each; nothing of a test image.
+    pub erased: Vec<Window>,
+    /// How the samples mix; `None` where each stays what it is.
+    pub mixed: Option<Mixed>,
     /// Images that can't be decoded, in the order of the samples.
     pub quarantined: Vec<Quarantined>,
     /// An image whose file is gone, or can't be read on this machine: others may well read it, so the batch is of no use.
@@ -39,8 +45,7 @@ pub struct Source {
     dataset: Arc<Dataset>,
     order: SampleOrder,
     seed: u64,
-    pad: usize,
-    flip: bool,
+    augment: Augment,
     train: Preparation,
     test: Preparation,
     decode_threads: NonZeroUsize,
@@ -53,6 +58,7 @@ pub struct Source {
 pub(super) struct Tag {
     label: u32,
     crop: Crop,
+    erased: Window,
     fault: Option<Fault>,
 }
 
@@ -86,10 +92,9 @@ impl Source {
             }
         };
         let order = SampleOrder::new(job.seed, dataset.train.len() as u64);
-        let (pad, flip) = (job.data.augment.pad, job.data.augment.flip);
         let (train, test) = preparations(&dataset, job);
-        let (seed, decode_threads) = (job.seed, NonZeroUsize::MIN);
-        Source { dataset, order, seed, pad, flip, train, test, decode_threads, mean, std }
+        let (seed, augment, decode_threads) = (job.seed, job.data.augment, NonZeroUsize::MIN);
+        Source { dataset, order, seed, augment, train, test, decode_threads, mean, std }
     }
 
     /// Threads that decode image files ahead of their use; no other format needs one. They change
@@ -112,15 +117,24 @@ impl Source {
         &self.std
     }
 
-    /// A slice of training samples, at these positions of the stream, each with its own chance; made here and now.
+    /// The slice at these positions of the stream, each sample with its own chance; made here and now.
     pub fn train(&self, positions: Range<u64>) -> Batch {
         let (mut batch, mut preparer) = (Batch::default(), Preparer::new(self.train));
+        let first = positions.start;
         for position in positions {
             let tag = self.train_sample(position, &mut preparer, &mut batch.pixels);
             batch.add(tag);
         }
         batch.replace_quarantined();
+        self.mix(first, &mut batch);
         batch
+    }
+
+    /// Says how the samples of the slice that starts at this position mix.
+    pub(super) fn mix(&self, first_position: u64, slice: &mut Batch) {
+        let sides = [self.dataset.shape.height, self.dataset.shape.width];
+        let mixing = Mixing::new(self.seed, &self.augment);
+        slice.mixed = mixing.of_slice(first_position, sides, &slice.labels);
     }
 
     /// `len` test images from `first` on, unchanged; beyond the end of the set come blank ones.
@@ -161,12 +175,15 @@ impl Source {
 
     fn train_sample(&self, position: u64, preparer: &mut Preparer, pixels: &mut Vec<u8>) -> Tag {
         let mut draws = Draws::new(self.seed, position);
-        let mut offset = || draws.below(2 * self.pad as u64 + 1) as isize - self.pad as isize;
+        let Augment { pad, flip, erase, .. } = self.augment;
+        let mut offset = || draws.below(2 * pad as u64 + 1) as isize - pad as isize;
         let (top, left) = (offset(), offset());
-        let crop = Crop { top, left, flip: self.flip && draws.coin() };
+        let crop = Crop { top, left, flip: flip && draws.coin() };
         let index = self.order.sample(position) as usize;
         let sample = Sample { split: &self.dataset.train, index, crop };
-        self.append(sample, preparer, &mut draws, pixels)
+        let tag = self.append(sample, preparer, &mut draws, pixels);
+        let sides = [self.dataset.shape.height, self.dataset.shape.width];
+        Tag { erased: erased(erase, sides, &mut draws), ..tag }
     }
 
     fn test_sample(&self, index: usize, preparer: &mut Preparer, pixels: &mut Vec<u8>) -> Tag {
@@ -184,27 +201,39 @@ impl Source {
         pixels: &mut Vec<u8>,
     ) -> Tag {
         let Sample { split, index, crop } = sample;
+        let erased = Window::default();
         let start = pixels.len();
         pixels.resize(start + self.dataset.shape.len(), 0);
         match split.image(index, preparer, draws, &mut pixels[start..]) {
-            Ok(()) => Tag { label: split.label(index), crop, fault: None },
+            Ok(()) => Tag { label: split.label(index), crop, erased, fault: None },
             Err(error) => {
                 pixels[start..].fill(0);
                 let cause = error.fault.to_string();
                 let image = Quarantined { index, path: error.path, cause };
                 let in_content = error.fault.is_in_content();
                 let fault = if in_content { Fault::Content(image) } else { Fault::Place(image) };
-                Tag { label: IGNORED, crop, fault: Some(fault) }
+                Tag { label: IGNORED, crop, erased, fault: Some(fault) }
             }
         }
     }
 }
 
 impl Batch {
+    /// The classes that the samples are to be taken for.
+    pub fn classes(&self) -> Labels<'_> {
+        match &self.mixed {
+            None => Labels::of(&self.labels),
+            Some(Mixed { lambda, others, .. }) => {
+                Labels { own: &self.labels, other: others, lambda: *lambda }
+            }
+        }
+    }
+
     /// Takes in what belongs to the pixels that were appended last.
     pub(super) fn add(&mut self, tag: Tag) {
         self.labels.push(tag.label);
         self.crops.push(tag.crop);
+        self.erased.push(tag.erased);
         match tag.fault {
             Some(Fault::Content(image)) => self.quarantined.push(image),
             Some(Fault::Place(image)) => self.unreadable = Some(image),
@@ -224,6 +253,7 @@ impl Batch {
             let sample_len = self.pixels.len() / len;
             self.pixels.copy_within(from * sample_len..(from + 1) * sample_len, blank * sample_len);
             (self.labels[blank], self.crops[blank]) = (self.labels[from], self.crops[from]);
+            self.erased[blank] = self.erased[from];
         }
     }
 
@@ -232,6 +262,7 @@ impl Batch {
         self.pixels.resize(len * sample_len, 0);
         self.labels.resize(len, IGNORED);
         self.crops.resize(len, Crop { top: 0, left: 0, flip: false });
+        self.erased.resize(len, Window::default());
     }
 }
 

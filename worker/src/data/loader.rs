@@ -59,11 +59,11 @@ impl Loader {
     /// Starts to read.
     pub fn start(source: Source, share: Share) -> std::io::Result<Loader> {
         let (sender, receiver) = sync_channel(PREFETCH_SLICES);
-        let slice_len = share.slice_len as usize;
-        let lanes = source.train_lanes(move |number| share.position(number))?;
+        let positions = share.clone();
+        let lanes = source.clone().train_lanes(move |number| positions.position(number))?;
         let thread = std::thread::Builder::new()
             .name("loader".to_owned())
-            .spawn(move || read_ahead(lanes, slice_len, &sender))?;
+            .spawn(move || read_ahead(lanes, &source, &share, &sender))?;
         Ok(Loader { batches: Some(receiver), thread: Some(thread) })
     }
 
@@ -90,11 +90,17 @@ impl Drop for Loader {
     }
 }
 
-fn read_ahead(mut lanes: Lanes, slice_len: usize, sender: &SyncSender<Batch>) {
-    while let Some(mut batch) = lanes.next_batch(slice_len) {
-        batch.replace_quarantined();
+fn read_ahead(mut lanes: Lanes, source: &Source, share: &Share, sender: &SyncSender<Batch>) {
+    let mut read = 0;
+    while let Some(mut slice) = lanes.next_batch(share.slice_len as usize) {
         // A short slice is what a decode thread that panicked leaves.
-        if batch.labels.len() < slice_len || sender.send(batch).is_err() {
+        if slice.labels.len() < share.slice_len as usize {
+            return;
+        }
+        slice.replace_quarantined();
+        source.mix(share.position(read), &mut slice);
+        read += share.slice_len;
+        if sender.send(slice).is_err() {
             return;
         }
     }

@@ -6,7 +6,9 @@
 use std::ops::Range;
 
 use kernels::ops::{self, Accumulate};
-use kernels::{AugmentShape, Buffer, Device, LinearShape, MaxPoolShape, PoolShape, Span};
+use kernels::{
+    AugmentShape, Buffer, Device, ImagesShape, LinearShape, MaxPoolShape, PoolShape, Span,
+};
 use proto::job::Model;
 
 use super::build::build;
@@ -95,11 +97,17 @@ pub(super) struct Head {
 /// What the loss of a slice needs besides the logits.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a> {
-    /// One class index a sample.
-    pub labels: &'a [u32],
+    pub labels: ops::Labels<'a>,
     pub label_smoothing: f32,
     /// Factor of the gradient: 1 / global batch.
     pub grad_scale: f32,
+}
+
+impl Geometry {
+    fn images(&self) -> ImagesShape {
+        let Geometry { batch, height, width, channels, .. } = *self;
+        ImagesShape { batch, height, width, channels }
+    }
 }
 
 impl ResNet {
@@ -172,6 +180,18 @@ impl ResNet {
             AugmentShape { batch, height, width, channels, out_height: height, out_width: width };
         let input = self.buffers.arena.view_mut(self.graph.input);
         ops::augment(&self.device, &shape, pixels, crops, mean, std, input);
+    }
+
+    /// Takes a window out of each loaded image.
+    pub fn erase(&mut self, windows: &[ops::Window]) {
+        let input = self.buffers.arena.view_mut(self.graph.input);
+        ops::erase(&self.device, &self.geometry.images(), windows, input);
+    }
+
+    /// Mixes the loaded images, each that `takes` with the one before it.
+    pub fn mix(&mut self, how: ops::Mix, takes: &[bool]) {
+        let input = self.buffers.arena.view_mut(self.graph.input);
+        ops::mix(&self.device, &self.geometry.images(), how, takes, input);
     }
 
     /// Training forward of the loaded slice; leaves the slice's BatchNorm statistics in `slice`, its gradient vector.

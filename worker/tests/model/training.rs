@@ -102,7 +102,7 @@ impl Training {
         load(&mut self.model, &images.pixels);
         self.model.forward(slot);
         let targets = Targets {
-            labels: &images.labels,
+            labels: ops::Labels::of(&images.labels),
             label_smoothing: LABEL_SMOOTHING,
             grad_scale: 1.0 / global_batch as f32,
         };

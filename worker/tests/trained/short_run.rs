@@ -86,7 +86,7 @@ fn gradients(job: &Job, source: &Source, model: &mut ResNet, slots: &mut [Buffer
         model.load(&samples.pixels, &samples.crops, source.mean(), source.std());
         model.forward(slot);
         let targets = Targets {
-            labels: &samples.labels,
+            labels: samples.classes(),
             label_smoothing: job.train.label_smoothing,
             grad_scale: 1.0 / batch as f32,
         };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::super::*;
+use super::augment::RawAugment;
 use super::{require, short, wrong};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,13 +33,6 @@ enum RawFormat {
     ImageFolder,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawAugment {
-    pad: Option<usize>,
-    flip: Option<bool>,
-}
-
 impl RawData {
     pub(super) fn resolve(self) -> Result<Data, JobError> {
         if self.format != RawFormat::ImageFolder {
@@ -55,17 +49,7 @@ impl RawData {
             (Some(mean), Some(std)) => given_normalisation(mean, std)?,
             _ => return Err(wrong("data.mean", "and data.std go together: give both or neither")),
         };
-        let augment = Augment {
-            pad: self.augment.pad.unwrap_or(0),
-            flip: self.augment.flip.unwrap_or(false),
-        };
-        require(augment.pad <= PAD_MAX, "data.augment.pad", format!("must be at most {PAD_MAX}"))?;
-        let cropped = matches!(format, DataFormat::ImageFolder(_));
-        require(
-            !cropped || augment.pad == 0,
-            "data.augment.pad",
-            "is not for format = \"imagefolder\", whose crops are random already: see data.scale",
-        )?;
+        let augment = self.augment.resolve(format)?;
         Ok(Data { format, path: self.path, normalisation, augment })
     }
 
@@ -130,7 +114,6 @@ impl From<&Data> for RawData {
             DataFormat::Cifar100 => (RawFormat::Cifar100, None),
             DataFormat::ImageFolder(images) => (RawFormat::ImageFolder, Some(images)),
         };
-        let Augment { pad, flip } = data.augment;
         RawData {
             format,
             path: data.path.clone(),
@@ -141,7 +124,7 @@ impl From<&Data> for RawData {
             max_bad_fraction: images.map(|images| images.max_bad_fraction),
             mean,
             std,
-            augment: RawAugment { pad: Some(pad), flip: Some(flip) },
+            augment: RawAugment::from(data.augment),
         }
     }
 }
@@ -177,7 +160,6 @@ fn widen(values: &[f32]) -> Vec<f64> {
 const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 /// Limits far beyond any training in use, so that a slip of the finger is an error and not a memory failure.
-const PAD_MAX: usize = 64;
 const SIZE_MAX: usize = 4096;
 const RESIZE_MAX: usize = 16_384;
 const RATIO_MAX: f64 = 100.0;
