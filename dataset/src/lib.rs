@@ -4,6 +4,7 @@
 //!   held in memory; of a folder of JPEG and PNG files only the names are.
 //! * [`Split::image`] makes a sample of an image, by a [`Preparation`]; an image that can't be decoded
 //!   is an [`ImageError`], and no reason to stop.
+//! * [`Policy`] changes a sample's pixels at random, as RandAugment and TrivialAugment do.
 //! * [`SampleOrder`] maps a position of the endless sample stream to a sample of the training split.
 //! * [`Draws`] is the augmentation randomness of one position, or of a slice.
 //!
@@ -26,6 +27,7 @@ mod beta;
 mod split;
 mod decode;
 mod prepare;
+mod policy;
 
 pub use decode::FileKind;
 pub use decode::ImageError;
@@ -37,6 +39,8 @@ pub use index::Format;
 pub use index::ImageShape;
 pub use order::Draws;
 pub use order::SampleOrder;
+pub use policy::Policy;
+pub use policy::translate;
 pub use prepare::Preparation;
 pub use prepare::Preparer;
 pub use split::ChannelStatistics;

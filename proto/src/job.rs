@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::Name;
 
 pub use arch::Arch;
-pub use augment::Augment;
+pub use augment::{Augment, MAGNITUDE_MAX, Policy};
 
 /// One training run.
 #[derive(Clone, Debug, PartialEq)]

@@ -130,10 +130,15 @@ fn keys_of_an_image_folder_are_refused_where_they_cannot_work() {
 #[test]
 fn augmentation_is_off_unless_asked_for_and_written_as_it_was_read() {
     assert_eq!(Job::parse(MINIMAL).unwrap().data.augment, Augment::default());
-    let keys = "pad = 2\nflip = true\nerase = 0.25\nmixup = 0.2\ncutmix = 1";
+    let keys = "pad = 2\nflip = true\npolicy = 'randaugment'\nmagnitude = 5\nerase = 0.25\nmixup = 0.2\ncutmix = 1";
     let job = Job::parse(&format!("{MINIMAL}[data.augment]\n{keys}\n")).unwrap();
-    let expected = Augment { pad: 2, flip: true, erase: 0.25, mixup: 0.2, cutmix: 1.0 };
+    let policy = Policy::RandAugment { operations: 2, magnitude: 5 };
+    let expected = Augment { pad: 2, flip: true, policy, erase: 0.25, mixup: 0.2, cutmix: 1.0 };
     assert_eq!(job.data.augment, expected);
+    assert_eq!(Job::parse(&job.to_toml()).unwrap(), job);
+    let trivial = format!("{MINIMAL}[data.augment]\npolicy = 'trivialaugment'\n");
+    let job = Job::parse(&trivial).unwrap();
+    assert_eq!(job.data.augment.policy, Policy::TrivialAugment);
     assert_eq!(Job::parse(&job.to_toml()).unwrap(), job);
 }
 
@@ -145,6 +150,14 @@ fn augmentation_that_cannot_work_is_refused() {
         ("erase = nan", "`data.augment.erase`"),
         ("mixup = -1", "`data.augment.mixup` must be 0, for none, or 0.001 to 100"),
         ("cutmix = inf", "`data.augment.cutmix` must be 0, for none, or 0.001 to 100"),
+        ("policy = 'autoaugment'", "unknown variant `autoaugment`, expected one of"),
+        ("operations = 2", "`data.augment.operations` is for policy = \"randaugment\" only"),
+        (
+            "policy = 'trivialaugment'\nmagnitude = 3",
+            "`data.augment.magnitude` is for policy = \"randaugment\" only",
+        ),
+        ("policy = 'randaugment'\noperations = 0", "`data.augment.operations` must be 1 to 14"),
+        ("policy = 'randaugment'\nmagnitude = 31", "`data.augment.magnitude` must be 0 to 30"),
         ("cutmx = 1", "unknown key `cutmx`; did you mean `cutmix`?"),
     ] {
         let message = Job::parse(&format!("{MINIMAL}[data.augment]\n{keys}\n")).unwrap_err();

@@ -5,9 +5,11 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataset::{Dataset, Draws, Format, IGNORED, Preparation, Preparer, SampleOrder, Split};
+use dataset::{
+    Dataset, Draws, Format, IGNORED, Preparation, Preparer, SampleOrder, Split, translate,
+};
 use kernels::ops::{Crop, Labels, Window};
-use proto::job::{Augment, DataFormat, ImageFolder, Job, Normalisation};
+use proto::job::{Augment, DataFormat, ImageFolder, Job, Normalisation, Policy};
 
 use super::erasing::erased;
 use super::lanes::Lanes;
@@ -175,13 +177,26 @@ impl Source {
 
     fn train_sample(&self, position: u64, preparer: &mut Preparer, pixels: &mut Vec<u8>) -> Tag {
         let mut draws = Draws::new(self.seed, position);
-        let Augment { pad, flip, erase, .. } = self.augment;
+        let Augment { pad, flip, policy, erase, .. } = self.augment;
         let mut offset = || draws.below(2 * pad as u64 + 1) as isize - pad as isize;
         let (top, left) = (offset(), offset());
         let crop = Crop { top, left, flip: flip && draws.coin() };
         let index = self.order.sample(position) as usize;
         let sample = Sample { split: &self.dataset.train, index, crop };
-        let tag = self.append(sample, preparer, &mut draws, pixels);
+        let start = pixels.len();
+        let mut tag = self.append(sample, preparer, &mut draws, pixels);
+        if let Some(policy) = of_dataset(policy)
+            && tag.quarantined.is_none()
+        {
+            // Behind the crop, as in torchvision's recipes, so the crop is not left to the device. Mirroring is: operations
+            // that have a side are as likely to either one.
+            let (shape, pixels) = (self.dataset.shape, &mut pixels[start..]);
+            if pad > 0 {
+                translate(shape, pixels, [-left, -top]);
+            }
+            policy.apply(shape, &mut draws, pixels);
+            tag.crop = Crop { top: 0, left: 0, ..crop };
+        }
         let sides = [self.dataset.shape.height, self.dataset.shape.width];
         Tag { erased: erased(erase, sides, &mut draws), ..tag }
     }
@@ -273,6 +288,17 @@ struct Sample<'a> {
     crop: Crop,
 }
 
+/// The dataset crate's name of a job's policy.
+fn of_dataset(policy: Policy) -> Option<dataset::Policy> {
+    match policy {
+        Policy::None => None,
+        Policy::TrivialAugment => Some(dataset::Policy::TrivialAugment),
+        Policy::RandAugment { operations, magnitude } => {
+            Some(dataset::Policy::RandAugment { operations, magnitude })
+        }
+    }
+}
+
 /// Of training and test images. A dataset of another format than the job's, which evaluation may
 /// have, is prepared as is usual for it.
 fn preparations(dataset: &Dataset, job: &Job) -> (Preparation, Preparation) {
@@ -293,3 +319,5 @@ fn preparations(dataset: &Dataset, job: &Job) -> (Preparation, Preparation) {
 
 // What the data path marks is what the loss passes over.
 const _: () = assert!(IGNORED == kernels::ops::IGNORED_LABEL);
+// A job is refused where a policy would be.
+const _: () = assert!(dataset::Policy::MAGNITUDE_MAX == proto::job::MAGNITUDE_MAX);

@@ -10,9 +10,20 @@ use super::require;
 pub(super) struct RawAugment {
     pad: Option<usize>,
     flip: Option<bool>,
+    policy: Option<RawPolicy>,
+    operations: Option<usize>,
+    magnitude: Option<usize>,
     erase: Option<f64>,
     mixup: Option<f64>,
     cutmix: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawPolicy {
+    None,
+    TrivialAugment,
+    RandAugment,
 }
 
 impl RawAugment {
@@ -31,19 +42,51 @@ impl RawAugment {
         Ok(Augment {
             pad,
             flip: self.flip.unwrap_or(false),
+            policy: self.policy()?,
             erase,
             mixup: alpha(self.mixup, "data.augment.mixup")?,
             cutmix: alpha(self.cutmix, "data.augment.cutmix")?,
+        })
+    }
+
+    fn policy(&self) -> Result<Policy, JobError> {
+        let policy = self.policy.unwrap_or(RawPolicy::None);
+        if policy == RawPolicy::RandAugment {
+            let (operations, magnitude) =
+                (self.operations.unwrap_or(2), self.magnitude.unwrap_or(9));
+            let fits = (1..=OPERATIONS_MAX).contains(&operations);
+            require(fits, "data.augment.operations", format!("must be 1 to {OPERATIONS_MAX}"))?;
+            let fits = magnitude <= MAGNITUDE_MAX;
+            require(fits, "data.augment.magnitude", format!("must be 0 to {MAGNITUDE_MAX}"))?;
+            return Ok(Policy::RandAugment { operations, magnitude });
+        }
+        // A key without effect is a misunderstanding, and better told than passed over.
+        let problem = "is for policy = \"randaugment\" only: take it out";
+        require(self.operations.is_none(), "data.augment.operations", problem)?;
+        require(self.magnitude.is_none(), "data.augment.magnitude", problem)?;
+        Ok(match policy {
+            RawPolicy::TrivialAugment => Policy::TrivialAugment,
+            RawPolicy::None | RawPolicy::RandAugment => Policy::None,
         })
     }
 }
 
 impl From<Augment> for RawAugment {
     fn from(augment: Augment) -> RawAugment {
-        let Augment { pad, flip, erase, mixup, cutmix } = augment;
+        let Augment { pad, flip, policy, erase, mixup, cutmix } = augment;
+        let (policy, operations, magnitude) = match policy {
+            Policy::None => (RawPolicy::None, None, None),
+            Policy::TrivialAugment => (RawPolicy::TrivialAugment, None, None),
+            Policy::RandAugment { operations, magnitude } => {
+                (RawPolicy::RandAugment, Some(operations), Some(magnitude))
+            }
+        };
         RawAugment {
             pad: Some(pad),
             flip: Some(flip),
+            policy: Some(policy),
+            operations,
+            magnitude,
             erase: Some(erase),
             mixup: Some(mixup),
             cutmix: Some(cutmix),
@@ -67,6 +110,7 @@ fn alpha(given: Option<f64>, key: &'static str) -> Result<f64, JobError> {
 
 /// Limits far beyond any training in use, so that a slip of the finger is an error and not a memory failure.
 const PAD_MAX: usize = 64;
+const OPERATIONS_MAX: usize = 14;
 /// Below, nearly every weight is 0 or 1; above, nearly every one is a half.
 const ALPHA_MIN: f64 = 0.001;
 const ALPHA_MAX: f64 = 100.0;

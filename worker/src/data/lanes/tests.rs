@@ -6,10 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dataset::{Dataset, IGNORED, Preparation, Preparer};
+use kernels::ops::{Crop, Window};
 use proto::Job;
 
 use super::super::batch::{Batch, Quarantined, Source, Tag, format};
 use super::super::loader::{Loader, Share};
+use super::super::mixing::Mixed;
 use super::Lanes;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../dataset/tests/fixtures");
@@ -91,6 +93,7 @@ fn an_image_that_is_none_is_a_blank_sample_with_a_reason() {
     for (sample, label) in batch.pixels.chunks_exact(sample_len).zip(&batch.labels) {
         assert_eq!(sample.iter().all(|&value| value == 0), *label == IGNORED);
     }
+    assert!(batch.mixed.is_none() && batch.erased.iter().all(|window| window.width == 0));
     let whole = parts(source.test(0, len));
     assert_eq!(parts(batch), whole);
     let mut padded = source.test(len - 1, 3);
@@ -128,12 +131,16 @@ fn a_decode_thread_that_panics_ends_the_list() {
     assert!(lanes.next_batch(4).is_none());
 }
 
-fn parts(batch: Batch) -> (Vec<u8>, Vec<u32>, Vec<kernels::ops::Crop>, Vec<Quarantined>) {
-    (batch.pixels, batch.labels, batch.crops, batch.quarantined)
+type Chance = (Vec<Crop>, Vec<Window>, Option<Mixed>);
+
+fn parts(batch: Batch) -> (Vec<u8>, Vec<u32>, Chance, Vec<Quarantined>) {
+    let chance = (batch.crops, batch.erased, batch.mixed);
+    (batch.pixels, batch.labels, chance, batch.quarantined)
 }
 
 fn source(folder: &Path, threads: usize) -> Source {
-    let job = "name = 'images'\n[data]\nformat = 'imagefolder'\npath = '.'\nsize = 16\naugment = { flip = true }\n\
+    let job = "name = 'images'\n[data]\nformat = 'imagefolder'\npath = '.'\nsize = 16\n\
+               augment = { flip = true, policy = 'trivialaugment', erase = 0.5, mixup = 0.4, cutmix = 1 }\n\
                [model]\narch = 'resnet18'\n[train]\nepochs = 1\nbatch = 8\nslices = 2\n[optimizer]\nlearning_rate = 0.1\n";
     let job = Job::parse(job).unwrap();
     let dataset = Dataset::open(format(&job), folder).unwrap();
