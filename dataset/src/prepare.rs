@@ -98,6 +98,18 @@ impl Preparer {
         self.preparation
     }
 
+    /// From here on, random crops are resized to this side.
+    ///
+    /// # Panics
+    /// If it makes no random crops, or `side` is 0.
+    pub fn resize_crops_to(&mut self, side: usize) {
+        let Preparation::RandomResizedCrop { size, .. } = &mut self.preparation else {
+            panic!("{:?} makes no random crops", self.preparation)
+        };
+        assert!(side > 0, "a sample has pixels");
+        *size = side;
+    }
+
     /// Reads an image file and writes its sample, `[size, size, 3]`.
     ///
     /// # Panics

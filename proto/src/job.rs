@@ -43,6 +43,16 @@ pub struct Data {
     pub path: PathBuf,
     pub normalisation: Normalisation,
     pub augment: Augment,
+    /// Sides that training images have for a while, from epoch 0 on; none where they have that of evaluation all along.
+    pub sizes: Vec<TrainSize>,
+}
+
+/// From this epoch on, training images have this side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainSize {
+    pub epoch: u32,
+    /// In pixels.
+    pub size: usize,
 }
 
 /// How the files of the dataset are laid out.
@@ -61,7 +71,7 @@ pub enum DataFormat {
 /// How image files of any size become samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ImageFolder {
-    /// Side of a sample, in pixels.
+    /// Side of a sample, in pixels; in training `Data::sizes` may say another.
     pub size: usize,
     /// For evaluation: the shorter side of the resized image, whose middle is the sample.
     pub resize: usize,

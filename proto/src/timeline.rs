@@ -3,7 +3,7 @@
 //! Step `s` (counted from 1) consumes positions `[(s-1)*B, s*B)` of the endless sample stream. Epochs of `N` samples
 //! need not end where a step ends; what happens "after an epoch" happens after the step in which it ends.
 
-use crate::job::Job;
+use crate::job::{Job, TrainSize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeline {
@@ -40,6 +40,18 @@ impl Timeline {
         (step * self.batch) as f64 / self.train_len as f64
     }
 
+    /// The step that consumes a position.
+    pub fn step_of(&self, position: u64) -> u64 {
+        position / self.batch + 1
+    }
+
+    /// Side of all training images of `step`, where the job says one: that of the epoch in which the step's first position
+    /// lies. So a step that straddles two epochs has the size of the first.
+    pub fn train_size(&self, sizes: &[TrainSize], step: u64) -> Option<usize> {
+        let epoch = self.epochs_done(step - 1);
+        sizes.iter().rfind(|from| u64::from(from.epoch) <= epoch).map(|from| from.size)
+    }
+
     /// An epoch ends in this step.
     pub fn evaluates_after(&self, step: u64) -> bool {
         step > 0 && self.epochs_done(step) > self.epochs_done(step - 1)
@@ -71,6 +83,21 @@ mod tests {
             assert!(t.evaluates_after(total));
             let evaluations = (0..=total).filter(|&s| t.evaluates_after(s)).count() as u64;
             assert_eq!(evaluations, epochs.min(total), "{train_len} {batch} {epochs}");
+        }
+    }
+
+    #[test]
+    fn a_step_has_the_size_of_the_epoch_of_its_first_position() {
+        let t = timeline(10, 4, 4, 1);
+        let sizes = [(0, 32), (1, 48), (3, 64)].map(|(epoch, size)| TrainSize { epoch, size });
+        let found: Vec<usize> =
+            (1..=t.total_steps()).map(|step| t.train_size(&sizes, step).unwrap()).collect();
+        // First positions are 0, 4, 8, 12, ... and epochs 1 and 3 start at 10 and 30.
+        assert_eq!(found, [32, 32, 32, 48, 48, 48, 48, 48, 64, 64]);
+        assert_eq!(t.train_size(&[], 1), None);
+        for position in 0..40 {
+            let first = 4 * (t.step_of(position) - 1);
+            assert!((first..first + 4).contains(&position));
         }
     }
 

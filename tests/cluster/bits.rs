@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cluster_tests::{Ended, JobFile, Train, digits_folder};
+use cluster_tests::{Ended, JobFile, Train, digits_folder, write_images};
 use sha2::{Digest, Sha256};
 
 /// The digest that a finished run prints.
@@ -54,6 +54,42 @@ fn a_run_killed_at_a_random_step_and_resumed_ends_with_the_same_bits_and_no_step
         assert!(went_on || epoch == 1, "{name}: {}", resumed.stderr);
         assert_eq!(steps_in_metrics(&state(&name)), (1..=360).collect::<Vec<u64>>(), "{name}");
     }
+}
+
+#[test]
+fn augmented_images_of_growing_size_give_the_same_bits_for_any_workers_and_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    write_images(&data);
+    let sizes = "size = 24\nsizes = [[0, 16], [7, 20], [16, 28]]";
+    let augment = "flip = true, policy = 'trivialaugment', erase = 0.5, mixup = 0.4, cutmix = 1";
+    let job = JobFile::images(&data)
+        .with("epochs = 3", "epochs = 24")
+        .with("size = 24", sizes)
+        .with("flip = true", augment)
+        .write(folder.path());
+    let state = |name: &str| folder.path().join(name);
+    let undisturbed = train(&job, &state("w1"), 1, 2);
+    assert_eq!(train(&job, &state("w2"), 2, 1), undisturbed);
+    let killed = Train { workers: 3, ..Train::new(&job, &state("killed")) };
+    let mut running = killed.spawn();
+    running.wait_for(&["epoch 9 of 24"], LIMIT);
+    running.kill_all();
+    assert_eq!(running.finish(LIMIT).code, None, "by a signal");
+    let resumed = Train { workers: 2, ..killed }.spawn().finish(LIMIT);
+    assert!(resumed.stderr.contains("goes on from its checkpoint of step"), "{}", resumed.stderr);
+    assert_eq!(model_sha256(&resumed), undisturbed);
+}
+
+#[test]
+fn augmented_images_in_memory_give_the_same_bits_for_any_workers() {
+    let folder = tempfile::tempdir().unwrap();
+    let augment =
+        "pad = 1, flip = true, policy = 'randaugment', erase = 0.25, mixup = 0.2, cutmix = 1";
+    let job = JobFile::digits().with("pad = 1, flip = false", augment).write(folder.path());
+    let state = |name: &str| folder.path().join(name);
+    let alone = train(&job, &state("w1"), 1, 1);
+    assert_eq!(train(&job, &state("w3"), 3, 1), alone);
 }
 
 /// Steps with a training loss in the metrics of the first job, in file order.

@@ -58,6 +58,8 @@ pub fn visit(
     abort: &Abort,
     each: &mut dyn FnMut(&[f32], u32),
 ) -> Result<Vec<Quarantined>, EvaluationError> {
+    let shape = source.dataset().shape;
+    model.resize(shape.height, shape.width);
     let geometry = model.geometry();
     let mut quarantined = Vec::new();
     let mut images = source.test_lanes(samples).expect("the system grants a few more threads");
@@ -68,7 +70,7 @@ pub fn visit(
         if let Some(Quarantined { path, cause, .. }) = batch.unreadable {
             return Err(EvaluationError::Unreadable { path, cause });
         }
-        batch.fill_up(geometry.batch, source.dataset().shape.len());
+        batch.fill_up(geometry.batch, shape.len());
         model.load(&batch.pixels, &batch.crops, source.mean(), source.std());
         let logits = model.predict();
         for (logits, &label) in logits.chunks_exact(geometry.classes).zip(&batch.labels) {

@@ -54,9 +54,14 @@ pub(crate) fn require_for_inference(model: &Model, geometry: Geometry) -> Result
     }
 }
 
+/// Sizes of training images besides the dataset's, `[height, width]`.
+pub(crate) fn train_sizes(job: &Job) -> Vec<[usize; 2]> {
+    job.data.sizes.iter().map(|from| [from.size; 2]).collect()
+}
+
 /// Model, momentum, gradient slots and their sum, and the average, which is as long as a gradient vector.
 fn need(job: &Job, geometry: Geometry, slices: &Range<u32>) -> u64 {
-    let model = ResNet::elements(&job.model, geometry);
+    let model = ResNet::elements(&job.model, geometry, &train_sizes(job));
     let vectors = SlicePlan::new(slices.clone()).slots() + 1 + usize::from(job.ema.is_some());
     let elements = model.total + model.parameters + vectors * model.gradient;
     4 * elements as u64
@@ -81,7 +86,7 @@ mod tests {
         let geometry = Geometry { batch: 1, height: 8, width: 8, channels: 1, classes: 10 };
         let plain = Job::parse(text).unwrap();
         let averaging = Job::parse(&format!("{text}[ema]\n")).unwrap();
-        let model = ResNet::elements(&plain.model, geometry);
+        let model = ResNet::elements(&plain.model, geometry, &[]);
         let more = need(&averaging, geometry, &(0..8)) - need(&plain, geometry, &(0..8));
         assert_eq!(more, 4 * model.gradient as u64);
     }

@@ -219,7 +219,8 @@ fn plan_model(
         classes: dataset.classes.len(),
     };
     let need = memory::require_for_training(job, geometry, slices)?;
-    let model = ResNet::new(&machine.device, &job.model, geometry);
+    let sizes = memory::train_sizes(job);
+    let model = ResNet::with_room(&machine.device, &job.model, geometry, &sizes);
     let parameters = model.layout().parameters_len();
     tracing::info!(parameters, memory_mib = need >> 20, "model planned");
     Ok(model)

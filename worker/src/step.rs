@@ -134,6 +134,8 @@ impl Gradients {
 /// can fail any more.
 pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, StepError> {
     let mut timer = PhaseTimer::start();
+    let shape = run.source.train_shape(plan.step);
+    run.model.resize(shape.height, shape.width);
     for index in 0..run.gradients.plan.steps().len() {
         if run.abort.is_aborted() {
             return Err(StepError::Abandoned { step: plan.step });

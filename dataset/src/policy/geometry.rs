@@ -20,7 +20,7 @@ pub fn translate(shape: ImageShape, pixels: &mut [u8], [right, down]: [isize; 2]
 
 /// Turns an image around its middle, counter-clockwise.
 pub(super) fn rotate(shape: ImageShape, pixels: &mut [u8], degrees: f64) {
-    let angle = degrees.to_radians();
+    let angle = degrees * (std::f64::consts::PI / 180.0);
     let (sin, cos) = (libm::sin(angle), libm::cos(angle));
     let [middle_y, middle_x] = [shape.height, shape.width].map(|side| (side as f64 - 1.0) / 2.0);
     resample(shape, pixels, |row, column| {

@@ -90,6 +90,12 @@ fn a_sample_is_a_function_of_the_file_and_the_draws() {
         assert_eq!(sample(&mut Preparer::new(crop), position as u64), *pixels);
     }
     assert!(samples.iter().enumerate().all(|(i, pixels)| !samples[..i].contains(pixels)));
+    // Another side in between leaves nothing behind.
+    let path = fixtures().join("baseline_420.jpg");
+    used.resize_crops_to(7);
+    used.sample(&path, &mut Draws::new(3, 0), &mut [0; 7 * 7 * 3]).unwrap();
+    used.resize_crops_to(24);
+    assert_eq!(sample(&mut used, 0), samples[0]);
 }
 
 #[test]

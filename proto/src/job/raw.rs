@@ -97,6 +97,7 @@ impl RawJob {
         let train = self.train.resolve()?;
         let data = self.data.resolve()?;
         augment::require_partners(&data.augment, &train)?;
+        data::require_epochs(&data, &train)?;
         Ok(Job {
             name,
             seed,

@@ -91,6 +91,7 @@ fn an_image_folder_has_the_usual_defaults() {
 #[test]
 fn an_image_folder_is_written_as_it_was_read() {
     let keys = "size = 64\nresize = 70\nscale = [0.35, 1]\nratio = [0.5, 1.3333]\nmax_bad_fraction = 0.25\n\
+                sizes = [[0, 32], [1, 96]]\n\
                 mean = [0, 0.1, 0.2]\nstd = [1, 1, 1]\naugment = { flip = true }";
     for keys in ["", keys] {
         let job = image_folder(keys).unwrap();
@@ -112,14 +113,30 @@ fn keys_of_an_image_folder_are_refused_where_they_cannot_work() {
         ("ratio = [2, 1]", "`data.ratio` must be two rising values above 0 and up to 100"),
         ("max_bad_fraction = 1.5", "`data.max_bad_fraction` must be 0 to 1"),
         ("augment = { pad = 4 }", "`data.augment.pad` is not for format = \"imagefolder\""),
+        (
+            "sizes = [[1, 32]]",
+            "`data.sizes` must be pairs of a rising epoch, the first 0, and a side",
+        ),
+        ("sizes = [[0, 32], [0, 64]]", "`data.sizes` must be pairs of a rising epoch"),
+        ("sizes = [[0, 32], [1, 0]]", "`data.sizes` has a side outside 1 to 4096"),
+        (
+            "sizes = [[0, 32], [2, 64]]",
+            "`data.sizes` has an epoch that is not below train.epochs, 2",
+        ),
+        ("sizes = [[0]]", "invalid length 1"),
         ("scales = [0.5, 1]", "unknown key `scales`; did you mean `scale`?"),
     ] {
         let message = image_folder(keys).unwrap_err().to_string();
         assert!(message.contains(expected) && !message.contains('\n'), "{message}");
     }
-    for key in
-        ["size = 8", "resize = 8", "scale = [1, 1]", "ratio = [1, 1]", "max_bad_fraction = 0"]
-    {
+    for key in [
+        "size = 8",
+        "sizes = [[0, 8]]",
+        "resize = 8",
+        "scale = [1, 1]",
+        "ratio = [1, 1]",
+        "max_bad_fraction = 0",
+    ] {
         let message = refused("path = \".\"", &format!("path = \".\"\n{key}"));
         let (name, _) = key.split_once(' ').unwrap();
         let expected = format!("`data.{name}` is for format = \"imagefolder\" only");

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataset::{
-    Dataset, Draws, Format, IGNORED, Preparation, Preparer, SampleOrder, Split, translate,
+    Dataset, Draws, Format, IGNORED, ImageShape, Preparation, Preparer, SampleOrder, Split,
+    translate,
 };
 use kernels::ops::{Crop, Labels, Window};
-use proto::job::{Augment, DataFormat, ImageFolder, Job, Normalisation, Policy};
+use proto::Timeline;
+use proto::job::{Augment, DataFormat, ImageFolder, Job, Normalisation, Policy, TrainSize};
 
 use super::erasing::erased;
 use super::lanes::Lanes;
@@ -48,6 +50,8 @@ pub struct Source {
     order: SampleOrder,
     seed: u64,
     augment: Augment,
+    timeline: Timeline,
+    sizes: Vec<TrainSize>,
     train: Preparation,
     test: Preparation,
     decode_threads: NonZeroUsize,
@@ -95,8 +99,19 @@ impl Source {
         };
         let order = SampleOrder::new(job.seed, dataset.train.len() as u64);
         let (train, test) = preparations(&dataset, job);
-        let (seed, augment, decode_threads) = (job.seed, job.data.augment, NonZeroUsize::MIN);
-        Source { dataset, order, seed, augment, train, test, decode_threads, mean, std }
+        Source {
+            order,
+            seed: job.seed,
+            augment: job.data.augment,
+            timeline: Timeline::new(job, dataset.train.len() as u64),
+            sizes: job.data.sizes.clone(),
+            train,
+            test,
+            decode_threads: NonZeroUsize::MIN,
+            mean,
+            std,
+            dataset,
+        }
     }
 
     /// Threads that decode image files ahead of their use; no other format needs one. They change
@@ -107,6 +122,13 @@ impl Source {
 
     pub fn dataset(&self) -> &Dataset {
         &self.dataset
+    }
+
+    /// Of all training samples of one step; test samples have the dataset's.
+    pub fn train_shape(&self, step: u64) -> ImageShape {
+        let shape = self.dataset.shape;
+        let side = self.timeline.train_size(&self.sizes, step);
+        side.map_or(shape, |side| ImageShape { height: side, width: side, ..shape })
     }
 
     /// Per channel, of `pixel / 255`.
@@ -134,7 +156,8 @@ impl Source {
 
     /// Says how the samples of the slice that starts at this position mix.
     pub(super) fn mix(&self, first_position: u64, slice: &mut Batch) {
-        let sides = [self.dataset.shape.height, self.dataset.shape.width];
+        let shape = self.train_shape(self.timeline.step_of(first_position));
+        let sides = [shape.height, shape.width];
         let mixing = Mixing::new(self.seed, &self.augment);
         slice.mixed = mixing.of_slice(first_position, sides, &slice.labels);
     }
@@ -182,28 +205,32 @@ impl Source {
         let (top, left) = (offset(), offset());
         let crop = Crop { top, left, flip: flip && draws.coin() };
         let index = self.order.sample(position) as usize;
-        let sample = Sample { split: &self.dataset.train, index, crop };
+        let shape = self.train_shape(self.timeline.step_of(position));
+        if self.train != Preparation::AsStored {
+            preparer.resize_crops_to(shape.height);
+        }
+        let sample = Sample { split: &self.dataset.train, index, shape, crop };
         let start = pixels.len();
         let mut tag = self.append(sample, preparer, &mut draws, pixels);
         if let Some(policy) = of_dataset(policy)
-            && tag.quarantined.is_none()
+            && tag.fault.is_none()
         {
             // Behind the crop, as in torchvision's recipes, so the crop is not left to the device. Mirroring is: operations
             // that have a side are as likely to either one.
-            let (shape, pixels) = (self.dataset.shape, &mut pixels[start..]);
+            let pixels = &mut pixels[start..];
             if pad > 0 {
                 translate(shape, pixels, [-left, -top]);
             }
             policy.apply(shape, &mut draws, pixels);
             tag.crop = Crop { top: 0, left: 0, ..crop };
         }
-        let sides = [self.dataset.shape.height, self.dataset.shape.width];
+        let sides = [shape.height, shape.width];
         Tag { erased: erased(erase, sides, &mut draws), ..tag }
     }
 
     fn test_sample(&self, index: usize, preparer: &mut Preparer, pixels: &mut Vec<u8>) -> Tag {
         let crop = Crop { top: 0, left: 0, flip: false };
-        let sample = Sample { split: &self.dataset.test, index, crop };
+        let sample = Sample { split: &self.dataset.test, index, shape: self.dataset.shape, crop };
         // Nothing is left to chance in a test image.
         self.append(sample, preparer, &mut Draws::new(self.seed, 0), pixels)
     }
@@ -215,10 +242,10 @@ impl Source {
         draws: &mut Draws,
         pixels: &mut Vec<u8>,
     ) -> Tag {
-        let Sample { split, index, crop } = sample;
+        let Sample { split, index, shape, crop } = sample;
         let erased = Window::default();
         let start = pixels.len();
-        pixels.resize(start + self.dataset.shape.len(), 0);
+        pixels.resize(start + shape.len(), 0);
         match split.image(index, preparer, draws, &mut pixels[start..]) {
             Ok(()) => Tag { label: split.label(index), crop, erased, fault: None },
             Err(error) => {
@@ -285,6 +312,7 @@ impl Batch {
 struct Sample<'a> {
     split: &'a Split,
     index: usize,
+    shape: ImageShape,
     crop: Crop,
 }
 

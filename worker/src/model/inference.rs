@@ -12,7 +12,7 @@ use super::unit::Planners;
 impl ResNet {
     /// As `new`, for `predict` alone: the same bits from a fraction of the memory.
     pub fn for_inference(device: &Device, model: &Model, geometry: Geometry) -> ResNet {
-        ResNet::allocate(device, graph(model, geometry), geometry)
+        ResNet::allocate(device, model, geometry, graph(model, geometry))
     }
 
     /// What `for_inference` would allocate.

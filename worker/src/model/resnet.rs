@@ -11,8 +11,6 @@ use kernels::{
 };
 use proto::job::Model;
 
-use super::build::build;
-use super::plan::Elements;
 use super::unit::{Mask, NormBackward, Statistics, Unit};
 use crate::layout::{Layout, Total};
 
@@ -27,13 +25,14 @@ pub struct Geometry {
     pub classes: usize,
 }
 
-/// A model with all its buffers, planned once.
+/// A model with all its buffers, planned once: see `size`.
 #[derive(Debug)]
 pub struct ResNet {
-    device: Device,
-    geometry: Geometry,
-    graph: Graph,
-    buffers: Buffers,
+    pub(super) device: Device,
+    pub(super) model: Model,
+    pub(super) geometry: Geometry,
+    pub(super) graph: Graph,
+    pub(super) buffers: Buffers,
 }
 
 /// The layers, and where each finds its numbers.
@@ -103,6 +102,13 @@ pub struct Targets<'a> {
     pub grad_scale: f32,
 }
 
+impl Graph {
+    /// Whether there are buffers for a backward pass.
+    pub(super) fn can_train(&self) -> bool {
+        self.scratch[0].len > 0
+    }
+}
+
 impl Geometry {
     fn images(&self) -> ImagesShape {
         let Geometry { batch, height, width, channels, .. } = *self;
@@ -111,26 +117,6 @@ impl Geometry {
 }
 
 impl ResNet {
-    /// Plans the layers and allocates every buffer; weights are zero until `initialise` or a checkpoint fills them.
-    pub fn new(device: &Device, model: &Model, geometry: Geometry) -> ResNet {
-        ResNet::allocate(device, build(model, geometry), geometry)
-    }
-
-    pub(super) fn allocate(device: &Device, graph: Graph, geometry: Geometry) -> ResNet {
-        let buffers = Buffers {
-            params: device.alloc(graph.layout.parameters_len()),
-            running: device.alloc(graph.layout.statistics_len()),
-            packed: device.alloc(graph.packed_len),
-            arena: device.alloc(graph.arena_len),
-        };
-        ResNet { device: device.clone(), geometry, graph, buffers }
-    }
-
-    /// What `new` would allocate.
-    pub fn elements(model: &Model, geometry: Geometry) -> Elements {
-        build(model, geometry).elements()
-    }
-
     pub fn layout(&self) -> &Layout {
         &self.graph.layout
     }
@@ -196,7 +182,7 @@ impl ResNet {
 
     /// Training forward of the loaded slice; leaves the slice's BatchNorm statistics in `slice`, its gradient vector.
     pub fn forward(&mut self, slice: &mut Buffer) {
-        assert!(self.graph.scratch[0].len > 0, "a model for inference only predicts");
+        assert!(self.graph.can_train(), "a model for inference only predicts");
         self.run_forward(Statistics::Slice, slice);
     }
 

@@ -66,7 +66,7 @@ fn a_model_for_inference_gives_the_same_logits_out_of_less_memory() {
     let resnet50 = Model::standard(Arch::Resnet50);
     let photo = Geometry { batch: 8, height: 224, width: 224, channels: 3, classes: 1000 };
     let (whole, alone) =
-        (ResNet::elements(&resnet50, photo), ResNet::inference_elements(&resnet50, photo));
+        (ResNet::elements(&resnet50, photo, &[]), ResNet::inference_elements(&resnet50, photo));
     assert!(5 * alone.total < 2 * whole.total, "{alone:?} {whole:?}");
 }
 
@@ -151,6 +151,40 @@ fn each_bucket_is_announced_before_backward_goes_on_to_the_next_layer() {
             }
         }
     }
+}
+
+#[test]
+fn a_model_that_changed_its_size_trains_as_one_made_for_it() {
+    // Wide enough that the algorithm of its convolutions depends on the size: see `ConvShape::packed_len`.
+    let wide = Model { blocks: vec![1], widths: vec![64], ..cifar() };
+    let geometry = Geometry { batch: 2, height: 8, width: 7, channels: 3, classes: 5 };
+    for (model, large) in models().into_iter().chain([(wide, geometry)]) {
+        // The memory holds what other sizes left, and is longer than this one needs.
+        let small = Geometry { height: large.height - 3, width: large.width - 2, ..large };
+        let sizes = [large, small].map(|geometry| [geometry.height, geometry.width]);
+        let mut changing = Training::with_room(&any_device(), &model, large, &sizes);
+        changing.model.initialise(3);
+        for (step, geometry) in [large, small, large, small].into_iter().enumerate() {
+            let images = Images::random(step as u64, 2 * geometry.batch, geometry);
+            let mut made = Training::new(&any_device(), &model, geometry, 2);
+            let saved = snapshot(&changing, step as u64);
+            made.restore_model(&saved.encode_model());
+            made.restore_optimizer(&saved.encode_optimizer());
+            changing.model.resize(geometry.height, geometry.width);
+            assert_eq!(changing.step(&images).to_bits(), made.step(&images).to_bits());
+            assert!(changing.state_bits() == made.state_bits(), "step {step} of {model:?}");
+        }
+    }
+}
+
+#[test]
+fn memory_is_planned_for_the_largest_size() {
+    let (model, geometry) = models().remove(0);
+    let elements = |sizes: &[[usize; 2]]| ResNet::elements(&model, geometry, sizes);
+    assert_eq!(elements(&[[geometry.height - 1, geometry.width]]), elements(&[]));
+    let large = Geometry { height: 2 * geometry.height, ..geometry };
+    let alone = ResNet::elements(&model, large, &[]);
+    assert_eq!(elements(&[[large.height, large.width]]).total, alone.total);
 }
 
 #[test]

@@ -49,7 +49,20 @@ impl Training {
         geometry: Geometry,
         slices: usize,
     ) -> Training {
-        let model = ResNet::new(device, model, geometry);
+        Training::of(device, ResNet::new(device, model, geometry), slices)
+    }
+
+    /// Of two slices, with room for images of these sizes too.
+    pub(crate) fn with_room(
+        device: &Device,
+        model: &Model,
+        geometry: Geometry,
+        sizes: &[[usize; 2]],
+    ) -> Training {
+        Training::of(device, ResNet::with_room(device, model, geometry, sizes), 2)
+    }
+
+    fn of(device: &Device, model: ResNet, slices: usize) -> Training {
         let len = model.layout().gradient_len();
         Training {
             device: device.clone(),

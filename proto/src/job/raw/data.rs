@@ -14,6 +14,7 @@ pub(super) struct RawData {
     format: RawFormat,
     path: PathBuf,
     size: Option<usize>,
+    sizes: Option<Vec<[usize; 2]>>,
     resize: Option<usize>,
     scale: Option<[f64; 2]>,
     ratio: Option<[f64; 2]>,
@@ -50,7 +51,8 @@ impl RawData {
             _ => return Err(wrong("data.mean", "and data.std go together: give both or neither")),
         };
         let augment = self.augment.resolve(format)?;
-        Ok(Data { format, path: self.path, normalisation, augment })
+        let sizes = train_sizes(&self.sizes.unwrap_or_default())?;
+        Ok(Data { format, path: self.path, normalisation, augment, sizes })
     }
 
     fn resolve_image_folder(&self) -> Result<ImageFolder, JobError> {
@@ -91,6 +93,7 @@ impl RawData {
     fn refuse_image_folder_keys(&self) -> Result<(), JobError> {
         for (given, key) in [
             (self.size.is_some(), "data.size"),
+            (self.sizes.is_some(), "data.sizes"),
             (self.resize.is_some(), "data.resize"),
             (self.scale.is_some(), "data.scale"),
             (self.ratio.is_some(), "data.ratio"),
@@ -118,6 +121,7 @@ impl From<&Data> for RawData {
             format,
             path: data.path.clone(),
             size: images.map(|images| images.size),
+            sizes: (!data.sizes.is_empty()).then(|| data.sizes.iter().map(written).collect()),
             resize: images.map(|images| images.resize),
             scale: images.map(|images| images.scale),
             ratio: images.map(|images| images.ratio),
@@ -127,6 +131,32 @@ impl From<&Data> for RawData {
             augment: RawAugment::from(data.augment),
         }
     }
+}
+
+/// Pairs of an epoch and a side.
+fn train_sizes(pairs: &[[usize; 2]]) -> Result<Vec<TrainSize>, JobError> {
+    let rising = pairs.windows(2).all(|pair| pair[0][0] < pair[1][0]);
+    let whole = pairs.first().is_none_or(|&[epoch, _]| epoch == 0);
+    let usable = rising && whole && pairs.iter().all(|&[epoch, _]| u32::try_from(epoch).is_ok());
+    require(
+        usable,
+        "data.sizes",
+        "must be pairs of a rising epoch, the first 0, and a side, such as [[0, 128], [6, 160]]",
+    )?;
+    let sides = pairs.iter().all(|[_, size]| (1..=SIZE_MAX).contains(size));
+    require(sides, "data.sizes", format!("has a side outside 1 to {SIZE_MAX}"))?;
+    Ok(pairs.iter().map(|&[epoch, size]| TrainSize { epoch: epoch as u32, size }).collect())
+}
+
+fn written(from: &TrainSize) -> [usize; 2] {
+    [from.epoch as usize, from.size]
+}
+
+/// A size of an epoch that never comes is a misunderstanding.
+pub(super) fn require_epochs(data: &Data, train: &Train) -> Result<(), JobError> {
+    let reached = data.sizes.last().is_none_or(|last| last.epoch < train.epochs);
+    let epochs = train.epochs;
+    require(reached, "data.sizes", format!("has an epoch that is not below train.epochs, {epochs}"))
 }
 
 fn given_normalisation(mean: Vec<f64>, std: Vec<f64>) -> Result<Normalisation, JobError> {
