@@ -268,3 +268,23 @@ fn values_that_cannot_work_are_refused_with_what_would() {
         assert!(message.contains(expected) && !message.contains('\n'), "{message}");
     }
 }
+
+#[test]
+fn every_job_file_among_the_examples_is_one() {
+    let mut seen = 0;
+    let mut folders = vec![concat!(env!("CARGO_MANIFEST_DIR"), "/../examples").into()];
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir::<std::path::PathBuf>(folder).unwrap();
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "toml") {
+                let job = Job::parse(&std::fs::read_to_string(&path).unwrap());
+                let job = job.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                assert_eq!(Job::parse(&job.to_toml()).unwrap(), job, "{}", path.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 10, "{seen} job files");
+}
