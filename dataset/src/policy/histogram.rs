@@ -23,7 +23,7 @@ pub(super) fn equalize(shape: ImageShape, pixels: &mut [u8]) {
         let step = counts[..largest].iter().sum::<usize>() / 255;
         let mut below = 0;
         std::array::from_fn(|value| {
-            let level = if step == 0 { value } else { (below + step / 2) / step };
+            let level = (below + step / 2).checked_div(step).unwrap_or(value);
             below += counts[value];
             level.min(255) as u8
         })

@@ -347,5 +347,5 @@ fn preparations(dataset: &Dataset, job: &Job) -> (Preparation, Preparation) {
 
 // What the data path marks is what the loss passes over.
 const _: () = assert!(IGNORED == kernels::ops::IGNORED_LABEL);
-// A job is refused where a policy would be.
+// What a job file may ask for is what the policy knows.
 const _: () = assert!(dataset::Policy::MAGNITUDE_MAX == proto::job::MAGNITUDE_MAX);
