@@ -4,6 +4,7 @@
 use super::Policy;
 use super::operation::Kind;
 use super::operation::Operation;
+use super::translate;
 use crate::decode::tests::fixtures;
 use crate::index::ImageShape;
 use crate::order::Draws;
@@ -85,6 +86,22 @@ fn a_policy_is_a_function_of_the_draws() {
         assert!(kept < 75, "{policy:?}: {kept} of 300 unchanged");
     }
     assert_eq!(changed(none, 1), original);
+}
+
+#[test]
+fn a_translation_is_a_crop_of_the_image_with_black_around_it() {
+    let shape = ImageShape { height: 4, width: 5, channels: 1 };
+    let original: Vec<u8> = (1..=20).collect();
+    for (top, left) in [(0, 0), (1, -2), (-3, 4), (0, 5), (-9, 0)] {
+        let mut pixels = original.clone();
+        translate(shape, &mut pixels, [-left, -top]);
+        for (index, &value) in (0isize..).zip(&pixels) {
+            let (row, column) = (index / 5 + top, index % 5 + left);
+            let inside = (0..4).contains(&row) && (0..5).contains(&column);
+            let expected = if inside { original[(row * 5 + column) as usize] } else { 0 };
+            assert_eq!(value, expected, "{index} of a crop at {top}, {left}");
+        }
+    }
 }
 
 #[test]
