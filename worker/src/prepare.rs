@@ -292,6 +292,7 @@ fn connect(
         generation: formation.generation.0,
         rank: form.rank as usize,
         peers: peers.collect(),
+        first_step: form.base_step + 1,
         slices: job.train.slices as u32,
         key: key.map_err(|_| PrepareError::Plan("an exchange key has 32 bytes"))?,
         bucket_lens,

@@ -13,10 +13,9 @@ use super::tree::{NodeId, TreeSum};
 #[derive(Debug)]
 pub(super) struct Gather {
     layout: Arc<Layout>,
-    current: Option<u64>,
-    /// Rank whose frame or contribution first named a step.
-    opener: usize,
-    /// This worker has contributed to the current step: `current` is not just a peer's word.
+    /// The step this worker is in, or will begin with. Never a peer's word: of two that disagree it would be the first.
+    current: u64,
+    /// This worker has contributed to the current step.
     entered: bool,
     /// Steps `current` and `current + 1`, each at its number modulo 2.
     steps: [Vec<Bucket>; 2],
@@ -52,39 +51,32 @@ pub(super) struct Place {
 }
 
 impl Gather {
-    pub(super) fn new(layout: Arc<Layout>) -> Gather {
+    pub(super) fn new(layout: Arc<Layout>, first_step: u64) -> Gather {
         let steps = [fresh(&layout), fresh(&layout)];
-        Gather { layout, current: None, opener: 0, entered: false, steps }
+        Gather { layout, current: first_step, entered: false, steps }
     }
 
-    /// The step this worker is in; before its first one, that of the first frame.
+    /// The step this worker is in; none before its first contribution.
     pub(super) fn current(&self) -> Option<u64> {
-        self.current
+        self.entered.then_some(self.current)
     }
 
     /// This worker contributes to the current step, and it is this one.
     pub(super) fn is_in(&self, step: u64) -> bool {
-        self.entered && self.current == Some(step)
+        self.current() == Some(step)
     }
 
-    /// This worker contributes to `step`. Fails, naming the rank, when a frame came before the first step and is of
-    /// another one.
-    pub(super) fn enter(&mut self, step: u64) -> Result<(), (usize, String)> {
-        match self.current {
-            Some(current) if current == step => {}
-            Some(current) if self.entered => {
-                assert_eq!(current + 1, step, "the trainer takes one step after another");
-                self.steps[slot(current)] = fresh(&self.layout);
-                self.current = Some(step);
-            }
-            Some(current) => {
-                let what = format!("a frame of step {current}, but step {step} comes first");
-                return Err((self.opener, what));
-            }
-            None => self.current = Some(step),
+    /// This worker contributes to `step`: the first one, or the one after its last.
+    pub(super) fn enter(&mut self, step: u64) {
+        if self.entered && step != self.current {
+            self.steps[slot(self.current)] = fresh(&self.layout);
+            self.current += 1;
         }
+        assert_eq!(
+            step, self.current,
+            "the trainer takes one step after another from the first on"
+        );
         self.entered = true;
-        Ok(())
     }
 
     /// Takes a partial of the own chunk, checked by `Layout::admit`; gives the segment's sum when it was the last.
@@ -138,13 +130,13 @@ impl Gather {
     /// Partials of the bucket have yet to come from `rank`, in the current step.
     pub(super) fn lacks_partial(&self, bucket: usize, rank: usize) -> bool {
         let expected = self.layout.partials(bucket, rank, self.layout.rank);
-        self.current.is_none_or(|step| self.steps[slot(step)][bucket].partials[rank] < expected)
+        self.steps[slot(self.current)][bucket].partials[rank] < expected
     }
 
     /// Sums of the bucket have yet to come from `rank`, in the current step.
     pub(super) fn lacks_sum(&self, bucket: usize, rank: usize) -> bool {
         let expected = self.layout.segments(bucket, rank);
-        self.current.is_none_or(|step| self.steps[slot(step)][bucket].sums[rank] < expected)
+        self.steps[slot(self.current)][bucket].sums[rank] < expected
     }
 
     /// This worker is in a step in which `rank` still has something to send.
@@ -154,13 +146,9 @@ impl Gather {
     }
 
     fn bucket_mut(&mut self, place: Place) -> Result<&mut Bucket, String> {
-        let Place { from, step, bucket, .. } = place;
-        let current = *self.current.get_or_insert_with(|| {
-            self.opener = from;
-            step
-        });
-        if step != current && current.checked_add(1) != Some(step) {
-            return Err(format!("a frame of step {step} in step {current}"));
+        let Place { step, bucket, .. } = place;
+        if step != self.current && self.current.checked_add(1) != Some(step) {
+            return Err(format!("a frame of step {step} in step {}", self.current));
         }
         Ok(&mut self.steps[slot(step)][bucket])
     }

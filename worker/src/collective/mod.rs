@@ -43,7 +43,7 @@ compile_error!("the exchange sends values as they lie in memory and needs a litt
 
 /// The gradient all-reduce of one generation.
 ///
-/// Steps are consecutive numbers from any start. In each, every bucket is reduced once, in the same order on all
+/// Steps are consecutive numbers from the group's first one on. In each, every bucket is reduced once, in the same order on all
 /// workers, and waited for once, before the next step's first `reduce`; anything else is a mistake of the program and
 /// panics.
 pub trait Collective: Send + fmt::Debug {
@@ -83,6 +83,8 @@ pub struct Group {
     pub rank: usize,
     /// By rank; their slices are contiguous, in this order, and cover all.
     pub peers: Vec<Peer>,
+    /// The step that all begin with.
+    pub first_step: u64,
     /// Slices of a global batch, a power of two.
     pub slices: u32,
     /// Opens connections of this generation. Never sent, never logged.

@@ -183,7 +183,7 @@ fn start(
     // If there is no room the engine is awake, and looks for an abort at each event.
     abort.on_abort(move || drop(wake.try_send(Event::Aborted)));
     let engine = Engine {
-        gather: Gather::new(Arc::clone(&layout)),
+        gather: Gather::new(Arc::clone(&layout), group.first_step),
         layout: Arc::clone(&layout),
         generation: group.generation,
         names: group.peers.into_iter().map(|peer| peer.name).collect(),

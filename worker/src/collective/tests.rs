@@ -43,6 +43,7 @@ impl Cluster {
             generation: 3,
             rank,
             peers: peers.clone(),
+            first_step: 1,
             slices: first_slice,
             key: [9; 32],
             bucket_lens: bucket_lens.to_vec(),
@@ -50,6 +51,11 @@ impl Cluster {
         };
         let groups = (0..counts.len()).map(group).collect();
         Cluster { listeners, groups, aborts: counts.iter().map(|_| Abort::new()).collect() }
+    }
+
+    fn with_first_step(mut self, step: u64) -> Cluster {
+        self.groups.iter_mut().for_each(|group| group.first_step = step);
+        self
     }
 
     fn with_timeout(mut self, timeout: Duration) -> Cluster {

@@ -171,18 +171,21 @@ fn flipped_bits_repeats_and_lies_about_length_are_blamed_on_their_sender() {
 
 #[test]
 fn a_third_worker_names_the_edge_that_another_found_broken() {
-    let cluster = Cluster::new(&[2, 1, 1], &[1000]);
-    let (exchanges, ghost) = cluster.connect_with_ghost(2);
-    let (mut header, payload) = first_partial(&ghost);
-    header.step = 7;
-    send(ghost.socket(0), &header, &payload);
-    let errors = together(&cluster, exchanges, |mut exchange, group| {
-        run_step(&mut exchange, group, 1).unwrap_err()
-    });
-    for error in &errors {
-        assert_eq!(error.culprit(), cluster.name(2), "{error}");
+    // In some rounds rank 0 hears the others before its own trainer begins.
+    for _ in 0..20 {
+        let cluster = Cluster::new(&[2, 1, 1], &[1000]);
+        let (exchanges, ghost) = cluster.connect_with_ghost(2);
+        let (mut header, payload) = first_partial(&ghost);
+        header.step = 7;
+        send(ghost.socket(0), &header, &payload);
+        let errors = together(&cluster, exchanges, |mut exchange, group| {
+            run_step(&mut exchange, group, 1).unwrap_err()
+        });
+        for error in &errors {
+            assert_eq!(error.culprit(), cluster.name(2), "{error}");
+        }
+        assert!(errors[1].to_string().contains("reported by worker gpu-0"), "{errors:?}");
     }
-    assert!(errors[1].to_string().contains("reported by worker gpu-0"), "{errors:?}");
 }
 
 #[test]
