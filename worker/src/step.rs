@@ -148,7 +148,7 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         run.model.load(&batch.pixels, &batch.crops, run.source.mean(), run.source.std());
         run.model.erase(&batch.erased);
         if let Some(mixed) = &batch.mixed {
-            run.model.mix(mixed.how, &mixed.takes);
+            run.model.mix(mixed.how);
         }
         run.model.forward(slice);
         let targets = Targets {

@@ -1,4 +1,4 @@
-//! Images take from their neighbours, in place. Which ones, and how much, is the caller's choice.
+//! Images take from their neighbours, in place. How much is the caller's choice.
 
 use super::CpuDevice;
 use super::erase::rows;
@@ -8,14 +8,14 @@ use crate::ops::Mix;
 use crate::shape::ImagesShape;
 
 impl CpuDevice {
-    pub(crate) fn mix(&self, shape: &ImagesShape, mix: Mix, takes: &[bool], x: &mut [f32]) {
+    pub(crate) fn mix(&self, shape: &ImagesShape, mix: Mix, x: &mut [f32]) {
         let len = shape.image_len();
         let Some(last) = shape.batch.checked_sub(1) else { return };
         // From the last image to the first each finds its neighbour as it was; the first one's is kept.
         let mut scratch = self.scratch();
         let kept = scratch.source.take(len);
         kept.copy_from_slice(&x[last * len..]);
-        for sample in (0..shape.batch).rev().filter(|&sample| takes[sample]) {
+        for sample in (0..shape.batch).rev() {
             let (before, own) = x.split_at_mut(sample * len);
             let other = if sample == 0 { &*kept } else { &before[(sample - 1) * len..] };
             self.take_from(shape, mix, &mut own[..len], other);

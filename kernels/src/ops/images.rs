@@ -84,17 +84,16 @@ pub enum Mix {
     },
 }
 
-/// Each sample that `takes` mixes with the one before it, the first with the last, all as they were
-/// before the call. The others stay as they are.
-pub fn mix(device: &Device, shape: &ImagesShape, mix: Mix, takes: &[bool], x: ViewMut<'_>) {
-    assert_len("takes", takes.len(), shape.batch);
+/// Each sample mixes with the one before it, the first with the last, all as they were before the
+/// call.
+pub fn mix(device: &Device, shape: &ImagesShape, mix: Mix, x: ViewMut<'_>) {
     assert_len("x", x.len(), shape.len());
     if let Mix::Paste { window } = mix {
         window.assert_inside(shape);
     }
     let _timer = device.timer("mix", Work::elements(3 * x.len()));
     match (device, x) {
-        (Device::Cpu(cpu), ViewMut::Cpu(x)) => cpu.mix(shape, mix, takes, x),
+        (Device::Cpu(cpu), ViewMut::Cpu(x)) => cpu.mix(shape, mix, x),
     }
 }
 

@@ -28,23 +28,19 @@ fn an_erased_window_is_zero_and_nothing_else_changes() {
 }
 
 #[test]
-fn each_image_that_takes_is_mixed_with_the_one_before_it_as_it_was() {
+fn each_image_is_mixed_with_the_one_before_it_as_it_was() {
     let x = images();
     let window = Window { top: 3, left: 1, height: 5, width: 6 };
-    for takes in [[true; 5], [false; 5], [true, false, true, true, false]] {
-        for how in [Mix::Blend { lambda: 0.3 }, Mix::Paste { window }] {
-            let expected: Vec<f64> = (0..x.len()).map(|at| mixed(&x, how, &takes, at)).collect();
-            assert_close(&format!("{how:?} {takes:?}"), &run(&device(2), how, &takes), &expected);
-        }
+    for how in [Mix::Blend { lambda: 0.3 }, Mix::Paste { window }] {
+        let expected: Vec<f64> = (0..x.len()).map(|at| mixed(&x, how, at)).collect();
+        assert_close(&format!("{how:?}"), &run(&device(2), how), &expected);
     }
 }
 
 #[test]
 fn bits_do_not_depend_on_threads_or_instruction_set() {
     for lambda in [0.0, 0.123, 0.5, 1.0] {
-        assert_same_bits_everywhere("mix", |device| {
-            vec![run(device, Mix::Blend { lambda }, &[true; 5])]
-        });
+        assert_same_bits_everywhere("mix", |device| vec![run(device, Mix::Blend { lambda })]);
     }
 }
 
@@ -52,7 +48,7 @@ fn bits_do_not_depend_on_threads_or_instruction_set() {
 fn a_weight_of_one_changes_no_bit() {
     let all = Window { top: 0, left: 0, height: 0, width: 0 };
     for how in [Mix::Blend { lambda: 1.0 }, Mix::Paste { window: all }] {
-        assert_eq!(run(&device(1), how, &[true; 5]), images());
+        assert_eq!(run(&device(1), how), images());
     }
 }
 
@@ -60,7 +56,7 @@ fn a_weight_of_one_changes_no_bit() {
 #[should_panic(expected = "leaves an image of")]
 fn a_window_outside_the_image_is_a_mistake_of_the_program() {
     let window = Window { top: SHAPE.height, left: 0, height: 1, width: 1 };
-    run(&device(1), Mix::Paste { window }, &[true; 5]);
+    run(&device(1), Mix::Paste { window });
 }
 
 /// Large enough that an image is more than one task.
@@ -70,14 +66,14 @@ fn images() -> Vec<f32> {
     Numbers::new(5).vec(SHAPE.len())
 }
 
-fn run(device: &Device, how: Mix, takes: &[bool; 5]) -> Vec<f32> {
+fn run(device: &Device, how: Mix) -> Vec<f32> {
     let mut x = images();
-    mix(device, &SHAPE, how, takes, ViewMut::Cpu(&mut x));
+    mix(device, &SHAPE, how, ViewMut::Cpu(&mut x));
     x
 }
 
 /// What element `at` must become.
-fn mixed(x: &[f32], how: Mix, takes: &[bool; 5], at: usize) -> f64 {
+fn mixed(x: &[f32], how: Mix, at: usize) -> f64 {
     let (sample, pixel) = place(at);
     let before = (sample + SHAPE.batch - 1) % SHAPE.batch;
     let (own, other) = (x[at], x[before * SHAPE.image_len() + at % SHAPE.image_len()]);
@@ -85,7 +81,6 @@ fn mixed(x: &[f32], how: Mix, takes: &[bool; 5], at: usize) -> f64 {
         Mix::Blend { lambda } => f64::from(lambda),
         Mix::Paste { window } => f64::from(u8::from(!inside(window, pixel))),
     };
-    let weight = if takes[sample] { weight } else { 1.0 };
     weight * f64::from(own) + (1.0 - weight) * f64::from(other)
 }
 

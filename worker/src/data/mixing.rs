@@ -2,9 +2,9 @@
 //! function of the seed and the slice's first position, so it does not matter who computes the slice.
 //!
 //! Each sample takes from the one before it in the slice, the first from the last, as torchvision's `MixUp` and `CutMix`
-//! do it. A sample that counts for nothing neither gives nor takes: it, and the one behind it, stay as they are.
+//! do it. Samples that are none were replaced before, so either all of a slice count or, without any image, none does.
 
-use dataset::{Draws, IGNORED};
+use dataset::Draws;
 use kernels::ops::{Mix, Window};
 use proto::job::Augment;
 
@@ -23,9 +23,7 @@ pub struct Mixed {
     pub how: Mix,
     /// Weight of each sample's own label.
     pub lambda: f32,
-    /// Samples that take from the one before them.
-    pub takes: Vec<bool>,
-    /// Label of the sample that each takes from; its own where it takes nothing.
+    /// Label of the sample that each takes from.
     pub others: Vec<u32>,
 }
 
@@ -48,15 +46,9 @@ impl Mixing {
             (true, false) => self.mixup(&mut draws),
             (_, true) => self.cutmix(sides, &mut draws),
         };
-        let before = |sample: usize| (sample + labels.len() - 1) % labels.len();
-        let takes = |sample: usize| {
-            let other = before(sample);
-            other != sample && labels[sample] != IGNORED && labels[other] != IGNORED
-        };
-        let takes: Vec<bool> = (0..labels.len()).map(takes).collect();
-        let other = |(sample, &takes)| labels[if takes { before(sample) } else { sample }];
-        let others = takes.iter().enumerate().map(other).collect();
-        Some(Mixed { how, lambda, takes, others })
+        let mut others = labels.to_vec();
+        others.rotate_right(1);
+        Some(Mixed { how, lambda, others })
     }
 
     fn mixup(&self, draws: &mut Draws) -> (Mix, f32) {
@@ -115,7 +107,7 @@ mod tests {
         // Five standard errors around a half.
         assert!((421..580).contains(&blends), "{blends} of 1000");
         for mixed in &slices {
-            assert_eq!((&mixed.takes[..], &mixed.others[..]), (&[true; 3][..], &[6, 4, 5][..]));
+            assert_eq!(mixed.others, [6, 4, 5]);
             match mixed.how {
                 Mix::Blend { lambda } => assert_eq!(lambda, mixed.lambda),
                 Mix::Paste { window } => {
@@ -131,16 +123,6 @@ mod tests {
             assert!(matches!(mixup.how, Mix::Blend { .. }));
             assert!(matches!(cutmix.how, Mix::Paste { .. }));
         }
-    }
-
-    #[test]
-    fn a_sample_that_counts_for_nothing_neither_gives_nor_takes() {
-        let mixed = |labels: &[u32]| mixing(1.0, 0.0).of_slice(0, [9, 8], labels).unwrap();
-        let Mixed { takes, others, .. } = mixed(&[1, IGNORED, 2, 3, IGNORED]);
-        assert_eq!(takes, [false, false, false, true, false]);
-        assert_eq!(others, [1, IGNORED, 2, 2, IGNORED]);
-        let Mixed { takes, others, .. } = mixed(&[7]);
-        assert_eq!((takes, others), (vec![false], vec![7]));
     }
 
     fn mixing(mixup: f64, cutmix: f64) -> Mixing {

@@ -174,10 +174,10 @@ impl ResNet {
         ops::erase(&self.device, &self.geometry.images(), windows, input);
     }
 
-    /// Mixes the loaded images, each that `takes` with the one before it.
-    pub fn mix(&mut self, how: ops::Mix, takes: &[bool]) {
+    /// Mixes the loaded images, each with the one before it.
+    pub fn mix(&mut self, how: ops::Mix) {
         let input = self.buffers.arena.view_mut(self.graph.input);
-        ops::mix(&self.device, &self.geometry.images(), how, takes, input);
+        ops::mix(&self.device, &self.geometry.images(), how, input);
     }
 
     /// Training forward of the loaded slice; leaves the slice's BatchNorm statistics in `slice`, its gradient vector.

@@ -52,11 +52,17 @@ fn a_training_image_that_is_none_is_replaced_by_the_next_one_of_its_slice() {
     assert_eq!(found.quarantined.len(), 2);
     let sample = |batch: &Batch, at: usize| {
         let len = batch.pixels.len() / batch.labels.len();
-        (batch.pixels[at * len..][..len].to_vec(), batch.labels[at], batch.crops[at])
+        let pixels = batch.pixels[at * len..][..len].to_vec();
+        (pixels, batch.labels[at], batch.crops[at], batch.erased[at])
     };
     // Alone in its slice an image is blank or itself.
     let alone: Vec<_> = (0..len).map(|position| source.train(position..position + 1)).collect();
     assert_eq!(alone.iter().filter(|batch| batch.labels[0] == IGNORED).count(), 2);
+    // What is mixed are the samples that count, not the blank ones.
+    let mut others = found.labels.clone();
+    others.rotate_right(1);
+    assert_eq!(found.mixed.as_ref().map(|mixed| &mixed.others), Some(&others));
+    assert!(!others.contains(&IGNORED));
     for at in 0..len as usize {
         let next = (0..).map(|ahead| (at + ahead) % len as usize);
         let next = next.into_iter().find(|&at| alone[at].labels[0] != IGNORED).unwrap();
