@@ -1,4 +1,5 @@
-//! Draws from the symmetric beta distribution, with libm's functions so that all machines agree.
+//! Draws from the normal and the symmetric beta distribution, with libm's functions so that all
+//! machines agree.
 //!
 //! A beta variate is `x / (x + y)` of two gamma variates, and those are made as in Marsaglia and Tsang,
 //! "A simple method for generating gamma variables", ACM TOMS 26, 2000. Logarithms all the way: with a

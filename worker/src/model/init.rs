@@ -26,7 +26,7 @@ fn first_values(tensor: &Tensor, mut draws: Draws) -> Vec<f32> {
     match tensor.role {
         Role::ConvWeight { kernel, outputs, .. } => {
             let deviation = libm::sqrt(2.0 / (kernel * kernel * outputs) as f64);
-            (0..len).map(|_| (deviation * normal(&mut draws)) as f32).collect()
+            (0..len).map(|_| (deviation * draws.normal()) as f32).collect()
         }
         Role::LinearWeight { inputs, .. }
         | Role::LinearBias { inputs }
@@ -37,12 +37,6 @@ fn first_values(tensor: &Tensor, mut draws: Draws) -> Vec<f32> {
         Role::NormScale | Role::RunningVariance => vec![1.0; len],
         Role::NormShift | Role::RunningMean => vec![0.0; len],
     }
-}
-
-/// Standard normal by Box and Muller's transform (1958), with libm's functions so that all machines agree.
-fn normal(draws: &mut Draws) -> f64 {
-    let radius = libm::sqrt(-2.0 * libm::log(1.0 - draws.unit()));
-    radius * libm::cos(std::f64::consts::TAU * draws.unit())
 }
 
 /// Streams of draws from here on belong to parameters; the positions of samples never get this far.
