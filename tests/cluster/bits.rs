@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cluster_tests::{Ended, JobFile, Train, digits_folder, write_images};
+use cluster_tests::{Ended, JobFile, Train, digits_folder};
 use sha2::{Digest, Sha256};
+
+use crate::quarantine::{image_folder, job_of_images, spoil};
 
 /// The digest that a finished run prints.
 pub(crate) fn model_sha256(ended: &Ended) -> String {
@@ -59,14 +61,14 @@ fn a_run_killed_at_a_random_step_and_resumed_ends_with_the_same_bits_and_no_step
 #[test]
 fn augmented_images_of_growing_size_give_the_same_bits_for_any_workers_and_after_a_kill() {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    write_images(&data);
-    let sizes = "size = 24\nsizes = [[0, 16], [7, 20], [16, 28]]";
-    let augment = "flip = true, policy = 'trivialaugment', erase = 0.5, mixup = 0.4, cutmix = 1";
-    let job = JobFile::images(&data)
+    let data = image_folder(folder.path());
+    // What stands in for an image that is none is erased and mixed like any other.
+    spoil(&data);
+    let changes = "size = 24\nsizes = [[0, 16], [7, 20], [16, 28]]\naugment = { flip = true, \
+                   policy = 'trivialaugment', erase = 0.5, mixup = 0.4, cutmix = 1 }";
+    let job = job_of_images(&data, 0.1)
         .with("epochs = 3", "epochs = 24")
-        .with("size = 24", sizes)
-        .with("flip = true", augment)
+        .with("size = 16", changes)
         .write(folder.path());
     let state = |name: &str| folder.path().join(name);
     let undisturbed = train(&job, &state("w1"), 1, 2);

@@ -9,7 +9,7 @@ use crate::bits::model_sha256;
 use crate::refusals::{DATA, LIMIT, damage, job_on, only_error};
 
 /// Two classes of 24 training and 8 test images each, real files of a few kinds.
-fn image_folder(folder: &Path) -> PathBuf {
+pub(crate) fn image_folder(folder: &Path) -> PathBuf {
     let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dataset/tests/fixtures");
     let kinds = [
         "baseline_420.jpg",
@@ -32,7 +32,7 @@ fn image_folder(folder: &Path) -> PathBuf {
     folder.join("data")
 }
 
-fn job(data: &Path, allowed: f64) -> JobFile {
+pub(crate) fn job_of_images(data: &Path, allowed: f64) -> JobFile {
     job_on(data)
         .with("format = \"idx\"", "format = \"imagefolder\"\nsize = 16")
         .with("augment = { pad = 1, flip = false }", &format!("max_bad_fraction = {allowed}"))
@@ -42,7 +42,7 @@ fn job(data: &Path, allowed: f64) -> JobFile {
 /// Three training images and a test image are none.
 const BAD: [&str; 4] = ["train/a/05.jpg", "train/b/00.jpg", "train/b/23.jpg", "val/a/02.jpg"];
 
-fn spoil(data: &Path) {
+pub(crate) fn spoil(data: &Path) {
     BAD.iter().for_each(|file| damage(&data.join(file), |bytes| bytes.fill(7)));
 }
 
@@ -63,10 +63,10 @@ fn bad_images_are_named_once_and_counted_and_the_bits_stay_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let data = image_folder(folder.path());
     let place = |name: &str| folder.path().join(name);
-    let whole = job(&data, 0.0).write(folder.path());
+    let whole = job_of_images(&data, 0.0).write(folder.path());
     let undamaged = model_sha256(&train(&whole, place("whole"), 2));
     spoil(&data);
-    let job = job(&data, 0.0625).write(folder.path());
+    let job = job_of_images(&data, 0.0625).write(folder.path());
     let alone = train(&job, place("1"), 1);
     let expected = model_sha256(&alone);
     assert_ne!(expected, undamaged);
@@ -95,7 +95,7 @@ fn a_run_that_is_gone_on_with_names_them_once_and_ends_with_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let data = image_folder(folder.path());
     spoil(&data);
-    let job = job(&data, 0.1).with("epochs = 3", "epochs = 40").write(folder.path());
+    let job = job_of_images(&data, 0.1).with("epochs = 3", "epochs = 40").write(folder.path());
     let expected = model_sha256(&train(&job, folder.path().join("whole"), 2));
     let state = folder.path().join("state");
     let cut = Train::new(&job, &state);
@@ -115,7 +115,7 @@ fn too_many_bad_images_stop_the_run_and_a_file_that_is_gone_does_so_too() {
     let folder = tempfile::tempdir().unwrap();
     let data = image_folder(folder.path());
     spoil(&data);
-    let few = job(&data, 0.05).write(folder.path());
+    let few = job_of_images(&data, 0.05).write(folder.path());
     let state = folder.path().join("state");
     for _ in 0..2 {
         let ended = train(&few, state.clone(), 2);
@@ -124,7 +124,7 @@ fn too_many_bad_images_stop_the_run_and_a_file_that_is_gone_does_so_too() {
         assert!(named(&ended.stderr).len() <= 3, "{}", ended.stderr);
     }
     // Gone after the dataset was listed: not the same as a file that is no image, for another worker may have it.
-    let many = job(&data, 1.0).with("epochs = 3", "epochs = 4000").write(folder.path());
+    let many = job_of_images(&data, 1.0).with("epochs = 3", "epochs = 4000").write(folder.path());
     let mut running = Train { fresh: true, ..Train::new(&many, &state) }.spawn();
     running.wait_for(&["epoch 1 of 4000"], LIMIT);
     fs::remove_file(data.join("train/a/07.jpg")).unwrap();

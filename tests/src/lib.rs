@@ -8,7 +8,7 @@ mod plane;
 mod job;
 mod mounted;
 
-pub use job::{JobFile, digits_folder, write_images};
+pub use job::{JobFile, digits_folder};
 pub use mounted::Mounted;
 pub use plane::{ControlPlane, join};
 pub use process::{Ended, Running, Watched, send};
