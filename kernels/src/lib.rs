@@ -14,7 +14,7 @@ pub mod ops;
 pub mod profile;
 mod cpu;
 
-pub use cpu::{CpuDevice, Isa};
+pub use cpu::{CpuDevice, Isa, SharedMemory};
 pub use device::{Buffer, Device, DeviceError, Span, View, ViewMut};
 pub use shape::{
     AugmentShape, ConvShape, ImagesShape, LinearShape, MaxPoolShape, NormShape, PackedLen,

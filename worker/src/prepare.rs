@@ -15,7 +15,7 @@ use proto::wire::v1::{Form, TroubleKind};
 use crate::checkpoint::{
     CheckpointError, InitialError, decode_ema, decode_initial, decode_model, decode_optimizer,
 };
-use crate::collective::{Collective, CollectiveError, Group, Peer, Solo, TcpExchange};
+use crate::collective::{Collective, CollectiveError, Group, Peer, Solo, TcpExchange, Transport};
 use crate::data::{Loader, Quarantine, Share, Source, format};
 use crate::layout::Layout;
 use crate::memory::{self, MemoryError};
@@ -297,6 +297,7 @@ fn connect(
         key: key.map_err(|_| PrepareError::Plan("an exchange key has 32 bytes"))?,
         bucket_lens,
         timeout: Duration::from_secs(u64::from(job.exchange.timeout_s)),
+        transport: Transport::Fastest,
     };
     Ok(Box::new(TcpExchange::connect(&machine.listener, group, formation.abort.clone())?))
 }

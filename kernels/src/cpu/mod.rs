@@ -14,6 +14,7 @@ mod norm_backward;
 mod peak;
 mod pool;
 mod scratch;
+mod shared;
 mod sgd;
 mod simd;
 mod sums_of_squares;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use crate::device::DeviceError;
 use crate::profile::Profile;
 use scratch::{Borrowed, ScratchShelf};
+pub use shared::SharedMemory;
 pub use simd::Isa;
 use simd::Vectors;
 

@@ -6,12 +6,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::buffer::Buffer;
+use super::buffer::Pool;
 use super::ending::Failure;
 use super::frame::{Header, Kind, Verdict};
 use super::gather::{Gather, Partial, Place};
 use super::layout::Layout;
 use super::link::{Link, Outgoing, Payload};
+use super::memory::Shelf;
+use super::stretch::Stretch;
+use super::tree::NodeId;
 use super::{Abort, CollectiveError};
 
 pub(super) struct Engine {
@@ -27,6 +30,8 @@ pub(super) struct Engine {
     pub(super) pieces: SyncSender<Piece>,
     pub(super) failure: Arc<OnceLock<CollectiveError>>,
     pub(super) gather: Gather,
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) pool: Pool,
     pub(super) awaited: Option<Awaited>,
     /// By rank: when the last frame came.
     pub(super) heard: Vec<Instant>,
@@ -36,20 +41,32 @@ pub(super) struct Engine {
 
 /// What the engine is told.
 pub(super) enum Event {
-    /// One segment of the trainer's own partial, for the chunk of `owner`.
-    Contribution {
+    /// One segment of one of the trainer's own partials, for this worker's chunk.
+    Contribution(Partial),
+    /// One for the chunk of `owner`.
+    Send {
         owner: usize,
-        partial: Partial,
+        place: Place,
+        node: NodeId,
+        payload: Payload,
     },
     /// The trainer waits for a bucket of the current step.
     Waiting {
         bucket: usize,
     },
-    /// A data frame that `Layout::admit` let in.
-    Received {
+    /// A segment of a peer's partial; `Layout::admit` let it in, as the next.
+    Partial(Partial),
+    /// A segment of the sum of a chunk.
+    Sum {
+        place: Place,
+        values: Stretch,
+    },
+    /// The peer took the memory that it was offered, or offers its own and this worker could open it.
+    Taken {
         from: usize,
-        header: Header,
-        values: Buffer,
+    },
+    Opened {
+        from: usize,
     },
     Poisoned {
         from: usize,
@@ -86,7 +103,7 @@ pub(super) enum Event {
 pub(super) struct Piece {
     pub(super) bucket: usize,
     pub(super) offset: usize,
-    pub(super) values: Arc<Buffer>,
+    pub(super) values: Arc<Stretch>,
 }
 
 /// The bucket the trainer waits for.
@@ -106,21 +123,39 @@ impl Engine {
     }
 
     fn exchange(&mut self) -> Result<(), Failure> {
+        self.offer()?;
         loop {
             let event = self.next_event()?;
             if self.abort.is_aborted() {
                 return Err(self.aborted());
             }
             match event {
-                Event::Contribution { owner, partial } => {
+                Event::Contribution(partial) => {
                     self.enter(partial.place.step)?;
-                    self.contribute(owner, partial)?;
+                    self.add(partial)?;
+                }
+                Event::Send { owner, place, node, payload } => {
+                    self.enter(place.step)?;
+                    let header = Header { node, ..self.header(Kind::Partial, place, &payload) };
+                    self.send(owner, Outgoing { header, payload })?;
                 }
                 Event::Waiting { bucket } if self.gather.is_complete(bucket) => {}
                 Event::Waiting { bucket } => {
                     self.awaited = Some(Awaited { bucket, since: Instant::now() });
                 }
-                Event::Received { from, header, values } => self.received(from, header, values)?,
+                Event::Partial(partial) => {
+                    self.heard[partial.place.from] = Instant::now();
+                    self.add(partial)?;
+                }
+                Event::Sum { place, values } => self.sum(place, values)?,
+                Event::Taken { from } if self.shelf.taken_by(from) => {}
+                Event::Taken { from } => {
+                    return Err(self.bad_frame(from, "it took what was not offered".to_owned()));
+                }
+                Event::Opened { from } => {
+                    let header = Header::control(Kind::Taken, self.generation, 0);
+                    self.send(from, Outgoing { header, payload: Payload::Bytes(Vec::new()) })?;
+                }
                 Event::Poisoned { from, verdict } => return Err(self.poisoned(from, verdict)),
                 Event::Left { peer } if self.gather.needs(peer) => {
                     return Err(self.lost(peer, "it left before the end of the step"));
@@ -141,6 +176,21 @@ impl Engine {
         }
     }
 
+    /// Tells the peers that may be on this machine where its partials lie. Those who can't open it do not answer.
+    fn offer(&mut self) -> Result<(), Failure> {
+        let Some(offer) = self.shelf.offer() else {
+            return Ok(());
+        };
+        let payload = offer.encode();
+        let header = Header::control(Kind::Offer, self.generation, payload.len() as u32);
+        for (peer, link) in self.links.iter().enumerate() {
+            if link.as_ref().is_some_and(Link::is_local) {
+                self.send(peer, Outgoing { header, payload: Payload::Bytes(payload.clone()) })?;
+            }
+        }
+        Ok(())
+    }
+
     /// This worker's trainer begins a step, or goes on with it.
     fn enter(&mut self, step: u64) -> Result<(), Failure> {
         if self.gather.is_in(step) {
@@ -153,22 +203,10 @@ impl Engine {
         Ok(())
     }
 
-    fn contribute(&mut self, owner: usize, partial: Partial) -> Result<(), Failure> {
-        if owner == self.layout.rank {
-            return self.add(partial);
-        }
-        let Partial { place, node, values } = partial;
-        let header = Header { node, ..self.header(Kind::Partial, place, &values) };
-        self.send(owner, Outgoing { header, payload: Payload::Values(Arc::new(values)) })
-    }
-
-    fn received(&mut self, from: usize, header: Header, values: Buffer) -> Result<(), Failure> {
+    /// A segment of the sum came from the owner of its chunk.
+    fn sum(&mut self, place: Place, values: Stretch) -> Result<(), Failure> {
+        let Place { from, bucket, offset, .. } = place;
         self.heard[from] = Instant::now();
-        let (bucket, offset) = (header.bucket as usize, header.offset as usize);
-        let place = Place { from, step: header.step, bucket, offset };
-        if header.kind == Kind::Partial {
-            return self.add(Partial { place, node: header.node, values });
-        }
         self.gather.sum(place).map_err(|what| self.bad_frame(from, what))?;
         self.deliver(Piece { bucket, offset, values: Arc::new(values) });
         Ok(())
@@ -181,15 +219,30 @@ impl Engine {
         let Some(sum) = sum else {
             return Ok(());
         };
-        let header = self.header(Kind::Sum, place, &sum);
         let values = Arc::new(sum);
+        let kept = matches!(*values, Stretch::Own(_));
+        // For peers who don't see this worker's memory.
+        let mut sent: Option<Arc<Stretch>> = (!kept).then(|| Arc::clone(&values));
         for peer in self.layout.others() {
-            self.send(peer, Outgoing { header, payload: Payload::Values(Arc::clone(&values)) })?;
+            let payload = match kept && self.shelf.is_read_by(peer) {
+                true => Payload::Kept { len: values.len() },
+                false => {
+                    Payload::Values(Arc::clone(sent.get_or_insert_with(|| self.copy(&values))))
+                }
+            };
+            let header = self.header(Kind::Sum, place, &payload);
+            self.send(peer, Outgoing { header, payload })?;
         }
         let own = self.gather.sum(Place { from: self.layout.rank, ..place });
         own.expect("sums of the own chunk complete in order, once");
         self.deliver(Piece { bucket: place.bucket, offset: place.offset, values });
         Ok(())
+    }
+
+    fn copy(&self, values: &Stretch) -> Arc<Stretch> {
+        let mut copy = self.pool.take(values.len());
+        values.read(0, &mut copy);
+        Arc::new(Stretch::Buffer(copy))
     }
 
     fn deliver(&mut self, piece: Piece) {
@@ -206,12 +259,13 @@ impl Engine {
         link.send(frame).map_err(|cause| self.lost(peer, &cause))
     }
 
-    fn header(&self, kind: Kind, place: Place, values: &[f32]) -> Header {
+    fn header(&self, kind: Kind, place: Place, payload: &Payload) -> Header {
         Header {
             step: place.step,
             bucket: place.bucket as u32,
             offset: place.offset as u64,
-            ..Header::control(kind, self.generation, size_of_val(values) as u32)
+            kept: matches!(payload, Payload::Kept { .. }),
+            ..Header::control(kind, self.generation, payload.len() as u32)
         }
     }
 

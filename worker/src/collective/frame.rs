@@ -1,7 +1,7 @@
 //! What travels between two connected workers: a header of fixed size and a payload, each with its own CRC. Turns
 //! headers into bytes and back. Knows no plan: `layout` decides whether a frame makes sense.
 //!
-//! Little-endian, by offset: 0 magic, 4 kind (u8), 5 node level (u8), 6 zero (u16), 8 generation (u64), 16 step (u64),
+//! Little-endian, by offset: 0 magic, 4 kind (u8), 5 node level (u8), 6 kept (u8), 7 zero, 8 generation (u64), 16 step (u64),
 //! 24 bucket (u32), 28 node index (u32), 32 offset in the bucket, in values (u64), 40 payload bytes (u32), 44 CRC-32 of
 //! the payload, 48 CRC-32 of the 48 bytes before.
 
@@ -19,6 +19,10 @@ pub(super) enum Kind {
     Poison = 3,
     /// The sender has sent everything and leaves in good order. Its last frame.
     Bye = 4,
+    /// Where a worker of the same machine can read what the sender would send; the payload is an `Offer`.
+    Offer = 5,
+    /// The sender reads from the memory that it was offered.
+    Taken = 6,
 }
 
 /// What a frame says of its payload. `bucket`, `node` and `offset` are zero where a kind has no use for them.
@@ -33,6 +37,8 @@ pub(super) struct Header {
     pub(super) offset: u64,
     /// Bytes of payload.
     pub(super) len: u32,
+    /// The payload does not follow: it lies in the memory that the receiver took.
+    pub(super) kept: bool,
 }
 
 /// Why a generation ended, as one worker tells the others: who saw it and who is to blame, by rank.
@@ -48,11 +54,13 @@ impl Header {
     /// A frame without data.
     pub(super) fn control(kind: Kind, generation: u64, len: u32) -> Header {
         let node = NodeId { level: 0, index: 0 };
-        Header { kind, generation, step: 0, bucket: 0, node, offset: 0, len }
+        Header { kind, generation, step: 0, bucket: 0, node, offset: 0, len, kept: false }
     }
 
+    /// The header before `payload`, which is empty for one that is kept.
     pub(super) fn encode(&self, payload: &[u8]) -> [u8; HEADER_LEN] {
-        assert_eq!(payload.len(), self.len as usize, "a header is for its own payload");
+        let follows = if self.kept { 0 } else { self.len as usize };
+        assert_eq!(payload.len(), follows, "a header is for its own payload");
         let mut bytes = [0; HEADER_LEN];
         let mut at = 0;
         let mut put = |field: &[u8]| {
@@ -60,7 +68,7 @@ impl Header {
             at += field.len();
         };
         put(&MAGIC);
-        put(&[self.kind as u8, self.node.level as u8, 0, 0]);
+        put(&[self.kind as u8, self.node.level as u8, u8::from(self.kept), 0]);
         put(&self.generation.to_le_bytes());
         put(&self.step.to_le_bytes());
         put(&self.bucket.to_le_bytes());
@@ -86,6 +94,8 @@ impl Header {
             2 => Kind::Sum,
             3 => Kind::Poison,
             4 => Kind::Bye,
+            5 => Kind::Offer,
+            6 => Kind::Taken,
             other => return Err(FrameError::Kind(other)),
         };
         let header = Header {
@@ -96,6 +106,7 @@ impl Header {
             node: NodeId { level: u32::from(bytes[5]), index: u32_at(bytes, 28) },
             offset: u64_at(bytes, 32),
             len: u32_at(bytes, 40),
+            kept: bytes[6] != 0,
         };
         Ok((header, u32_at(bytes, 44)))
     }

@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
-use super::buffer::Buffer;
+use super::buffer::Pool;
 use super::layout::Layout;
+use super::stretch::Stretch;
 use super::tree::{NodeId, TreeSum};
 
 #[derive(Debug)]
 pub(super) struct Gather {
     layout: Arc<Layout>,
+    pool: Pool,
     /// The step this worker is in, or will begin with. Never a peer's word: of two that disagree it would be the first.
     current: u64,
     /// This worker has contributed to the current step.
@@ -29,7 +31,7 @@ struct Bucket {
     /// By rank: segments of the sum received from the owner of the chunk.
     sums: Vec<usize>,
     /// By segment of the own chunk.
-    trees: Vec<TreeSum<Buffer>>,
+    trees: Vec<TreeSum<Stretch>>,
 }
 
 /// One segment of one subtree, arrived at the owner of its chunk.
@@ -37,7 +39,7 @@ struct Bucket {
 pub(super) struct Partial {
     pub(super) place: Place,
     pub(super) node: NodeId,
-    pub(super) values: Buffer,
+    pub(super) values: Stretch,
 }
 
 /// Which segment of which bucket, and the rank that sends it.
@@ -51,9 +53,9 @@ pub(super) struct Place {
 }
 
 impl Gather {
-    pub(super) fn new(layout: Arc<Layout>, first_step: u64) -> Gather {
+    pub(super) fn new(layout: Arc<Layout>, first_step: u64, pool: Pool) -> Gather {
         let steps = [fresh(&layout), fresh(&layout)];
-        Gather { layout, current: first_step, entered: false, steps }
+        Gather { layout, pool, current: first_step, entered: false, steps }
     }
 
     /// The step this worker is in; none before its first contribution.
@@ -80,10 +82,10 @@ impl Gather {
     }
 
     /// Takes a partial of the own chunk, checked by `Layout::admit`; gives the segment's sum when it was the last.
-    pub(super) fn partial(&mut self, partial: Partial) -> Result<Option<Buffer>, String> {
+    pub(super) fn partial(&mut self, partial: Partial) -> Result<Option<Stretch>, String> {
         let Partial { place, node, values } = partial;
         let Place { from, bucket, offset, .. } = place;
-        let layout = Arc::clone(&self.layout);
+        let (layout, pool) = (Arc::clone(&self.layout), self.pool.clone());
         let state = self.bucket_mut(place)?;
         let count = state.partials[from];
         if count == layout.partials(bucket, from, layout.rank) {
@@ -95,7 +97,7 @@ impl Gather {
             return Err(format!("partial of {node:?} at {offset} before {expected:?} at {start}"));
         }
         state.partials[from] += 1;
-        Ok(state.trees[segment].add(node, values))
+        Ok(state.trees[segment].add(node, values, |left, right| Stretch::add(left, right, &pool)))
     }
 
     /// Takes note of a segment of the sum from the owner of its chunk.

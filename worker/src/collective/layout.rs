@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::buffer::SEGMENT_LEN;
 use super::frame::{Header, Kind};
+use super::gather::Place;
 use super::tree::{NodeId, subtrees};
 use super::{CollectiveError, Group, Peer};
 
@@ -19,17 +20,30 @@ pub(super) struct Layout {
     /// By rank: the subtrees of its run.
     nodes: Vec<Vec<NodeId>>,
     bucket_lens: Vec<usize>,
+    /// By bucket: values in the buckets before it.
+    bucket_starts: Vec<usize>,
+    /// Values in all buckets.
+    len: usize,
 }
 
 impl Layout {
     pub(super) fn new(group: &Group) -> Result<Layout, CollectiveError> {
         check(group).map_err(|what| CollectiveError::BadGroup { what })?;
         let run = |first: u32, count: u32| subtrees(first..first + count);
+        let mut len = 0;
+        let bucket_starts = group.bucket_lens.iter().map(|bucket| {
+            let start = len;
+            len += bucket;
+            start
+        });
+        let bucket_starts = bucket_starts.collect();
         Ok(Layout {
             rank: group.rank,
             slices: group.slices,
             nodes: group.peers.iter().map(|peer| run(peer.first_slice, peer.slice_count)).collect(),
+            bucket_starts,
             bucket_lens: group.bucket_lens.clone(),
+            len,
         })
     }
 
@@ -106,6 +120,22 @@ impl Layout {
         (count / nodes.len(), nodes[count % nodes.len()])
     }
 
+    /// Values that `rank` keeps for peers of its machine: each of its partials, of all buckets, and twice the sums.
+    pub(super) fn kept_len(&self, rank: usize) -> usize {
+        (self.nodes[rank].len() + 2) * self.len
+    }
+
+    /// Where the worker at `place.from` keeps its partial of `node` in the order of values; for `None` the sum.
+    pub(super) fn kept_at(&self, place: Place, node: Option<NodeId>) -> usize {
+        let Place { from, step, bucket, offset } = place;
+        let nodes = &self.nodes[from];
+        let vector = match node {
+            Some(node) => nodes.iter().position(|other| *other == node).expect("a node of its own"),
+            None => nodes.len() + (step % 2) as usize,
+        };
+        vector * self.len + self.bucket_starts[bucket] + offset
+    }
+
     /// Checks that this worker can expect a data frame of this shape from `from` at some time. Called before any memory
     /// is taken for the payload.
     pub(super) fn admit(&self, from: usize, header: &Header) -> Result<(), String> {
@@ -116,7 +146,9 @@ impl Layout {
         let owner = match header.kind {
             Kind::Partial => self.rank,
             Kind::Sum => from,
-            Kind::Poison | Kind::Bye => return Err("no data frame".to_owned()),
+            Kind::Poison | Kind::Bye | Kind::Offer | Kind::Taken => {
+                return Err("no data frame".to_owned());
+            }
         };
         if header.kind == Kind::Partial && !self.nodes[from].contains(&header.node) {
             return Err(format!("{:?}, which it does not compute", header.node));

@@ -10,11 +10,16 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::buffer::{Buffer, Pool};
+use kernels::SharedMemory;
+
+use super::buffer::Pool;
 use super::engine::Event;
 use super::frame::{FrameError, HEADER_LEN, Header, Kind, VERDICT_LEN_MAX, Verdict};
+use super::gather::{Partial, Place};
 use super::handshake::is_timeout;
 use super::layout::Layout;
+use super::memory::{OFFER_LEN, Offer};
+use super::stretch::{Region, Stretch};
 
 /// The engine's end of a connection. Closed when dropped.
 #[derive(Debug)]
@@ -35,7 +40,12 @@ pub(super) struct Outgoing {
 
 #[derive(Clone, Debug)]
 pub(super) enum Payload {
-    Values(Arc<Buffer>),
+    /// A buffer of this process.
+    Values(Arc<Stretch>),
+    /// Nothing: the peer finds these values in this worker's memory.
+    Kept {
+        len: usize,
+    },
     Bytes(Vec<u8>),
 }
 
@@ -99,6 +109,14 @@ impl Link {
         Ok(Link { socket, queue: Some(queue), hurry, threads: vec![writing, reading] })
     }
 
+    /// The peer may be on this machine: both ends have the same address.
+    pub(super) fn is_local(&self) -> bool {
+        match (self.socket.local_addr(), self.socket.peer_addr()) {
+            (Ok(own), Ok(peer)) => own.ip() == peer.ip(),
+            _ => false,
+        }
+    }
+
     /// Queues a frame. One to a connection that is already broken is dropped: its reader reports the break.
     pub(super) fn send(&self, frame: Outgoing) -> Result<(), String> {
         match self.queue.as_ref().map(|queue| queue.try_send(frame)) {
@@ -136,9 +154,21 @@ impl Drop for Link {
 }
 
 impl Payload {
+    /// Bytes that the peer gets, by whatever way.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Payload::Kept { len } => len * size_of::<f32>(),
+            sent => sent.bytes().len(),
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         match self {
-            Payload::Values(values) => bytemuck::cast_slice(values),
+            Payload::Values(values) => match &**values {
+                Stretch::Buffer(buffer) => bytemuck::cast_slice(buffer),
+                Stretch::Own(_) | Stretch::Peer(_) => unreachable!("only buffers are sent"),
+            },
+            Payload::Kept { .. } => &[],
             Payload::Bytes(bytes) => bytes,
         }
     }
@@ -181,6 +211,7 @@ fn read_until_end(socket: &TcpStream, context: &LinkContext) {
 /// Reads up to the peer's last frame.
 fn read_frames(mut socket: &TcpStream, context: &LinkContext) -> Result<(), ReadError> {
     let from = context.peer;
+    let mut memory = None;
     loop {
         let mut bytes = [0; HEADER_LEN];
         socket.read_exact(&mut bytes)?;
@@ -191,10 +222,20 @@ fn read_frames(mut socket: &TcpStream, context: &LinkContext) -> Result<(), Read
         let event = match header.kind {
             Kind::Partial | Kind::Sum => {
                 context.layout.admit(from, &header).map_err(ReadError::Plan)?;
-                let mut values = context.pool.take(header.len as usize / size_of::<f32>());
-                read_payload(socket, bytemuck::cast_slice_mut(&mut values), crc)?;
-                Event::Received { from, header, values }
+                read_values(socket, context, memory.as_ref(), &header, crc)?
             }
+            Kind::Offer => {
+                let mut payload = vec![0; (header.len as usize).min(OFFER_LEN)];
+                read_payload(socket, &mut payload, crc)?;
+                let offer = Offer::decode(&payload)
+                    .ok_or_else(|| ReadError::Plan("an offer of another length".to_owned()))?;
+                memory = offer.take(context.layout.kept_len(from)).map(Arc::new);
+                if memory.is_none() {
+                    continue;
+                }
+                Event::Opened { from }
+            }
+            Kind::Taken => Event::Taken { from },
             Kind::Poison => {
                 let len = (header.len as usize).min(VERDICT_LEN_MAX);
                 let mut payload = vec![0; len];
@@ -209,6 +250,37 @@ fn read_frames(mut socket: &TcpStream, context: &LinkContext) -> Result<(), Read
             return Ok(());
         }
     }
+}
+
+/// The values of a data frame: from the socket, or where they lie in the peer's memory.
+fn read_values(
+    socket: &TcpStream,
+    context: &LinkContext,
+    memory: Option<&Arc<SharedMemory>>,
+    header: &Header,
+    crc: u32,
+) -> Result<Event, ReadError> {
+    let LinkContext { peer: from, layout, pool, .. } = context;
+    let (bucket, offset) = (header.bucket as usize, header.offset as usize);
+    let place = Place { from: *from, step: header.step, bucket, offset };
+    let len = header.len as usize / size_of::<f32>();
+    let node = (header.kind == Kind::Partial).then_some(header.node);
+    let values = match (header.kept, memory) {
+        (false, _) => {
+            let mut values = pool.take(len);
+            read_payload(socket, bytemuck::cast_slice_mut(&mut values), crc)?;
+            Stretch::Buffer(values)
+        }
+        (true, Some(memory)) => {
+            let (memory, at) = (Arc::clone(memory), layout.kept_at(place, node));
+            Stretch::Peer(Region { memory, at, len })
+        }
+        (true, None) => return Err(ReadError::Plan("it is kept where nobody looks".to_owned())),
+    };
+    Ok(match node {
+        Some(node) => Event::Partial(Partial { place, node, values }),
+        None => Event::Sum { place, values },
+    })
 }
 
 fn read_payload(mut socket: &TcpStream, payload: &mut [u8], crc: u32) -> Result<(), ReadError> {
@@ -229,5 +301,5 @@ fn close(socket: &TcpStream, side: Shutdown) {
     drop(socket.shutdown(side));
 }
 
-/// `Poison` or `Bye`, of which a connection sees one of each at most.
-const CONTROL_FRAMES_MAX: usize = 2;
+/// `Offer`, `Taken`, `Poison` or `Bye`, of which a connection sees one of each at most.
+const CONTROL_FRAMES_MAX: usize = 4;

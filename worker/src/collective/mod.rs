@@ -5,7 +5,7 @@
 //! order and sends the sum to all. In reading order: `tree` (what is added to what), `layout` (who owns and sends
 //! which stretch), `tcp` (the trainer's side), `engine` with `gather` and
 //! `ending` (the thread that owns all state of the exchange)
-//! and `link` (the threads that own the sockets), `mesh` with `desk` and `handshake` (how a generation's connections come about).
+//! and `link` (the threads that own the sockets), `memory` with `stretch` (how workers of one machine spare the sockets), `mesh` with `desk` and `handshake` (how a generation's connections come about).
 //! `solo` is the exchange of a worker on its own.
 //!
 //! Knows no model, no optimizer and no coordinator: it is told a generation and reports whom it lost.
@@ -16,6 +16,8 @@ mod abort;
 mod buffer;
 mod layout;
 mod frame;
+mod memory;
+mod stretch;
 mod handshake;
 mod desk;
 mod mesh;
@@ -93,6 +95,16 @@ pub struct Group {
     pub bucket_lens: Vec<usize>,
     /// A peer that delivers nothing for this long, while this worker waits for it, is given up.
     pub timeout: Duration,
+    pub transport: Transport,
+}
+
+/// How values reach the peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Through memory that workers of one machine share, to the others by TCP.
+    Fastest,
+    /// By TCP to all.
+    Tcp,
 }
 
 impl fmt::Debug for Group {

@@ -14,14 +14,17 @@ use super::calls::Calls;
 use super::engine::{Engine, Event, Piece};
 use super::gather::{Gather, Partial, Place};
 use super::layout::Layout;
-use super::link::{Link, LinkContext};
+use super::link::{Link, LinkContext, Payload};
+use super::memory::Shelf;
 use super::mesh::{self, Limits};
-use super::{Abort, Collective, CollectiveError, Group, Listener, NodeId};
+use super::stretch::{Region, Stretch};
+use super::{Abort, Collective, CollectiveError, Group, Listener, NodeId, Transport};
 
 /// The exchange of one generation between processes.
 pub struct TcpExchange {
     layout: Arc<Layout>,
     pool: Pool,
+    shelf: Arc<Shelf>,
     calls: Calls,
     events: SyncSender<Event>,
     pieces: Receiver<Piece>,
@@ -50,6 +53,11 @@ impl TcpExchange {
         self.layout.rank
     }
 
+    #[cfg(test)]
+    pub(super) fn is_read_by(&self, peer: usize) -> bool {
+        self.shelf.is_read_by(peer)
+    }
+
     fn failed(&self) -> CollectiveError {
         self.failure.get().cloned().unwrap_or_else(|| CollectiveError::Threads {
             cause: "the exchange's own thread ended".to_owned(),
@@ -58,6 +66,34 @@ impl TcpExchange {
 
     fn check(&self) -> Result<(), CollectiveError> {
         self.failure.get().map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+
+    /// A segment of an own partial on its way to the owner of its chunk. It is copied to where the owner adds it: shared
+    /// memory, if the owner reads that or the sum is to be there.
+    fn contribution(&self, owner: usize, place: Place, node: NodeId, values: &[f32]) -> Event {
+        let (is_own, len) = (owner == place.from, values.len());
+        let read = is_own || self.shelf.is_read_by(owner);
+        let is_first = self.layout.nodes(place.from).first() == Some(&node);
+        let values = match self.shelf.in_use().filter(|_| read && (!is_own || is_first)) {
+            Some(memory) => {
+                let at = self.layout.kept_at(place, (!is_own).then_some(node));
+                memory.write(at, values);
+                Stretch::Own(Region { memory: Arc::clone(memory), at, len })
+            }
+            None => {
+                let mut copy = self.pool.take(len);
+                copy.copy_from_slice(values);
+                Stretch::Buffer(copy)
+            }
+        };
+        if is_own {
+            return Event::Contribution(Partial { place, node, values });
+        }
+        let payload = match values {
+            Stretch::Own(_) => Payload::Kept { len },
+            copy => Payload::Values(Arc::new(copy)),
+        };
+        Event::Send { owner, place, node, payload }
     }
 
     /// Ends the engine by this event and returns what came of it.
@@ -100,11 +136,8 @@ impl Collective for TcpExchange {
                 let range = self.layout.segment(bucket, owner, segment);
                 let place = Place { from: rank, step, bucket, offset: range.start };
                 for (node, values) in partials {
-                    let mut copy = self.pool.take(range.len());
-                    copy.copy_from_slice(&values[range.clone()]);
-                    let partial = Partial { place, node: *node, values: copy };
-                    let sent = self.events.send(Event::Contribution { owner, partial });
-                    sent.map_err(|_| self.failed())?;
+                    let event = self.contribution(owner, place, *node, &values[range.clone()]);
+                    self.events.send(event).map_err(|_| self.failed())?;
                 }
             }
         }
@@ -124,7 +157,7 @@ impl Collective for TcpExchange {
                 let piece = self.pieces.recv().map_err(|_| self.failed())?;
                 self.early[piece.bucket].push_back(piece);
             };
-            sum[piece.offset..][..piece.values.len()].copy_from_slice(&piece.values);
+            piece.values.read(0, &mut sum[piece.offset..][..piece.values.len()]);
         }
         Ok(())
     }
@@ -166,6 +199,10 @@ fn start(
     let (events, received) = mpsc::sync_channel(messages + CONTROL_EVENTS_MAX * world);
     let (pieces, delivered) = mpsc::sync_channel(layout.segments_of_step());
     let pool = Pool::new(messages);
+    let shelf = Arc::new(match group.transport {
+        Transport::Fastest => Shelf::new(world, layout.kept_len(layout.rank)),
+        Transport::Tcp => Shelf::none(world),
+    });
     let mut links = Vec::with_capacity(world);
     for (peer, socket) in sockets.into_iter().enumerate() {
         let context = LinkContext {
@@ -183,10 +220,12 @@ fn start(
     // If there is no room the engine is awake, and looks for an abort at each event.
     abort.on_abort(move || drop(wake.try_send(Event::Aborted)));
     let engine = Engine {
-        gather: Gather::new(Arc::clone(&layout), group.first_step),
+        gather: Gather::new(Arc::clone(&layout), group.first_step, pool.clone()),
         layout: Arc::clone(&layout),
         generation: group.generation,
         names: group.peers.into_iter().map(|peer| peer.name).collect(),
+        shelf: Arc::clone(&shelf),
+        pool: pool.clone(),
         timeout: group.timeout,
         abort,
         links,
@@ -204,6 +243,7 @@ fn start(
         engine: Some(thread.spawn(move || engine.run()).map_err(threads)?),
         layout,
         pool,
+        shelf,
         events,
         pieces: delivered,
         failure,

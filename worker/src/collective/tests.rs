@@ -3,6 +3,7 @@
 
 mod tree;
 mod exchange;
+mod memory;
 mod forming;
 mod faults;
 
@@ -48,6 +49,7 @@ impl Cluster {
             key: [9; 32],
             bucket_lens: bucket_lens.to_vec(),
             timeout: LONG,
+            transport: Transport::Fastest,
         };
         let groups = (0..counts.len()).map(group).collect();
         Cluster { listeners, groups, aborts: counts.iter().map(|_| Abort::new()).collect() }
@@ -55,6 +57,11 @@ impl Cluster {
 
     fn with_first_step(mut self, step: u64) -> Cluster {
         self.groups.iter_mut().for_each(|group| group.first_step = step);
+        self
+    }
+
+    fn by(mut self, transport: Transport) -> Cluster {
+        self.groups.iter_mut().for_each(|group| group.transport = transport);
         self
     }
 

@@ -2,7 +2,7 @@
 //! another on one worker (`SlicePlan`), and subtree by subtree from all workers (`TreeSum`). Both do the same
 //! additions, so the bits of the root depend on the slices alone. Knows no bucket, rank, step or socket.
 
-use std::ops::{DerefMut, Range};
+use std::ops::Range;
 
 /// A node of the tree: covers the slices `[index << level, (index + 1) << level)`. Level 0 is the slices themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -117,13 +117,19 @@ pub(super) struct TreeSum<V> {
     waiting: Vec<(NodeId, V)>,
 }
 
-impl<V: DerefMut<Target = [f32]>> TreeSum<V> {
+impl<V> TreeSum<V> {
     pub(super) fn new(slices: u32) -> TreeSum<V> {
         TreeSum { root: NodeId::root(slices), waiting: Vec::new() }
     }
 
-    /// Takes one node's value and gives the root's once every slice is in it. No slice may come twice.
-    pub(super) fn add(&mut self, mut node: NodeId, mut values: V) -> Option<V> {
+    /// Takes one node's value and gives the root's once every slice is in it. No slice may come twice. `join` adds the right
+    /// value to the left one.
+    pub(super) fn add(
+        &mut self,
+        mut node: NodeId,
+        mut values: V,
+        join: impl Fn(V, V) -> V,
+    ) -> Option<V> {
         while node != self.root {
             let sibling = node.sibling();
             let Some(at) = self.waiting.iter().position(|(other, _)| *other == sibling) else {
@@ -131,9 +137,8 @@ impl<V: DerefMut<Target = [f32]>> TreeSum<V> {
                 return None;
             };
             let (_, other) = self.waiting.swap_remove(at);
-            let (mut left, right) = if node.is_left() { (values, other) } else { (other, values) };
-            accumulate(&mut left, &right);
-            (node, values) = (node.parent(), left);
+            let (left, right) = if node.is_left() { (values, other) } else { (other, values) };
+            (node, values) = (node.parent(), join(left, right));
         }
         Some(values)
     }

@@ -25,6 +25,7 @@ fn the_sum_has_the_bits_of_the_tree_for_any_number_of_workers() {
         // Shorter than the world, odd, and longer than a segment of each chunk.
         let cluster =
             Cluster::new(counts, &[1, 3, 1001, 7, SEGMENT_LEN * 2 + 5]).with_first_step(41);
+        let cluster = cluster.by(Transport::Tcp);
         let exchanges = cluster.connect_all();
         let done = together(&cluster, exchanges, |mut exchange, group| {
             for step in 41..47 {

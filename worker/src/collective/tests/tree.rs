@@ -73,6 +73,10 @@ fn partials_of_any_assignment_add_up_to_the_same_bits_in_any_order_of_arrival() 
     for slices in BATCHES {
         let leaf = |slice| gradient(slice, 1, 0, 5);
         let expected = tree_sum(0..slices, &leaf);
+        let join = |mut left: Vec<f32>, right: Vec<f32>| {
+            accumulate(&mut left, &right);
+            left
+        };
         // Every set of cuts between slices is an assignment of contiguous runs.
         for cuts in (0..1u32 << (slices - 1)).step_by(if slices > 8 { 37 } else { 1 }) {
             let mut start = 0;
@@ -91,7 +95,7 @@ fn partials_of_any_assignment_add_up_to_the_same_bits_in_any_order_of_arrival() 
                 let mut sum = TreeSum::new(slices);
                 let mut roots: Vec<Vec<f32>> = arrivals
                     .iter()
-                    .filter_map(|(node, values)| sum.add(*node, values.clone()))
+                    .filter_map(|(node, values)| sum.add(*node, values.clone(), &join))
                     .collect();
                 assert_eq!(roots.len(), 1);
                 assert_eq!(

@@ -1,0 +1,44 @@
+//! Workers of one machine: what they keep for each other gives the same bits as what they send.
+
+use super::super::buffer::SEGMENT_LEN;
+use super::super::memory::{OFFER_LEN, Offer, Shelf};
+use super::*;
+
+#[test]
+fn the_sum_has_the_bits_of_the_tree_when_peers_read_each_others_memory() {
+    let assignments: [&[u32]; 6] =
+        [&[4, 4], &[5, 3], &[3, 3, 2], &[1, 6, 1], &[2, 1, 1, 1, 3], &[1; 8]];
+    for counts in assignments {
+        let cluster = Cluster::new(counts, &[1, 1001, SEGMENT_LEN * 2 + 5]);
+        let done = together(&cluster, cluster.connect_all(), |mut exchange, group| {
+            for step in 7..14 {
+                run_step(&mut exchange, group, step)?;
+                // A peer says that it took the memory before it sends its first sum.
+                for peer in (0..group.peers.len()).filter(|peer| *peer != group.rank) {
+                    assert!(exchange.is_read_by(peer), "{counts:?}: peer {peer}");
+                }
+            }
+            Box::new(exchange).shutdown()
+        });
+        assert!(done.iter().all(Result::is_ok), "{counts:?}: {done:?}");
+    }
+}
+
+#[test]
+fn memory_is_opened_by_whoever_finds_the_proof_in_it() {
+    let shelf = Shelf::new(2, 1000);
+    let bytes = shelf.offer().unwrap().encode();
+    assert_eq!(bytes.len(), OFFER_LEN);
+    let offer = Offer::decode(&bytes).unwrap();
+    assert!(offer.take(1000).is_some());
+    assert!(offer.take(999).is_none(), "of another length");
+    let changed = |at: usize| {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1;
+        Offer::decode(&bytes).unwrap().take(1000)
+    };
+    assert!(changed(OFFER_LEN - 1).is_none(), "another proof");
+    assert!(changed(3).is_none(), "a process that does not exist");
+    assert_eq!(Offer::decode(&bytes[1..]), None);
+    assert!(Shelf::none(2).offer().is_none() && !Shelf::none(2).taken_by(1));
+}
