@@ -1,5 +1,6 @@
 //! The command line of `worker`.
 
+mod bench;
 mod models;
 
 use std::fmt;
@@ -10,10 +11,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use kernels::Isa;
 use proto::Name;
-use proto::job::{Arch, Stem};
+use proto::job::Stem;
 
+pub use bench::{Bench, BenchExchange, BenchSteps, BenchWhat};
 pub use models::{Describe, Evaluate, Export, FormatName, Predict, TableFormat};
 
 /// Computes its part of every training step, with other workers, as a coordinator plans it.
@@ -38,8 +39,12 @@ pub enum Command {
     /// Join a cluster and work until told to leave.
     #[command(after_help = "Example:\n  worker join 127.0.0.1:7070 --name gpu-07")]
     Join(Join),
-    /// Measure training steps on this machine, on made-up images.
-    #[command(after_help = "Example:\n  worker bench --model resnet50 --input 3x224x224 --batch 8")]
+    /// Measure this machine: training steps on made-up images, or one part of training.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  worker bench --model resnet50 --input 3x224x224 --batch 8\n  \
+                            worker bench exchange --workers 2 --megabytes 25,100"
+    )]
     Bench(Bench),
     /// Show a model's layers: output shapes, parameters, operations.
     #[command(after_help = "Examples:\n  worker describe resnet50\n  \
@@ -93,41 +98,6 @@ pub struct Join {
     pub wait: Duration,
 }
 
-#[derive(Clone, Debug, Args)]
-pub struct Bench {
-    /// A standard depth: resnet18, resnet34, resnet50, resnet101 or resnet152.
-    #[arg(long, default_value = "resnet18")]
-    pub model: Arch,
-    /// First layers, cifar or imagenet [default: cifar below 64 pixels].
-    #[arg(long, value_enum)]
-    pub stem: Option<StemName>,
-    /// Channels, rows and columns of an image.
-    #[arg(long, value_name = "CxHxW", default_value = "3x32x32")]
-    pub input: Input,
-    /// Images of a step.
-    #[arg(long, default_value = "128")]
-    pub batch: NonZeroUsize,
-    /// Parts of the batch, computed one after another.
-    #[arg(long, default_value = "1")]
-    pub slices: NonZeroUsize,
-    #[arg(long, default_value = "10")]
-    pub classes: NonZeroUsize,
-    /// Compute threads [default: all cores].
-    #[arg(long)]
-    pub threads: Option<NonZeroUsize>,
-    /// Hold the device to one instruction set: avx512, avx2 or portable.
-    #[arg(long, value_parser = isa)]
-    pub isa: Option<Isa>,
-    /// How long to measure; at least five steps are.
-    #[arg(long, default_value = "5")]
-    pub seconds: u64,
-    #[arg(long)]
-    pub json: bool,
-    /// Run one step for each line of standard input and print its wall and processor seconds.
-    #[arg(long, conflicts_with = "json")]
-    pub paced: bool,
-}
-
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum StemName {
     Cifar,
@@ -139,16 +109,6 @@ impl StemName {
         match self {
             StemName::Cifar => Stem::Cifar,
             StemName::Imagenet => Stem::Imagenet,
-        }
-    }
-}
-
-impl Bench {
-    pub fn stem(&self) -> Stem {
-        match self.stem {
-            Some(name) => name.stem(),
-            None if self.input.0[1].min(self.input.0[2]) < 64 => Stem::Cifar,
-            None => Stem::Imagenet,
         }
     }
 }
@@ -175,15 +135,6 @@ impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [channels, height, width] = self.0;
         write!(f, "{channels}x{height}x{width}")
-    }
-}
-
-fn isa(text: &str) -> Result<Isa, String> {
-    match text {
-        "avx512" => Ok(Isa::Avx512),
-        "avx2" => Ok(Isa::Avx2),
-        "portable" => Ok(Isa::Portable),
-        _ => Err("choose avx512, avx2 or portable".to_owned()),
     }
 }
 

@@ -7,21 +7,41 @@ use kernels::ConvShape;
 use kernels::profile::OpTime;
 use serde_json::{Value, json};
 
-use crate::args::Bench;
+use crate::args::BenchSteps;
 
 #[derive(Debug)]
 pub(super) struct Report {
-    pub(super) machine: String,
+    pub(super) machine: Machine,
     pub(super) device: String,
-    pub(super) settings: Bench,
+    pub(super) settings: BenchSteps,
     pub(super) threads: usize,
     pub(super) steps: usize,
     pub(super) step: Spread,
-    pub(super) phases: [(&'static str, Spread); 5],
+    pub(super) phases: [(&'static str, Spread); 6],
     /// FLOP/s of multiply-adds alone, measured before and after.
     pub(super) peak: f64,
     pub(super) ops: Vec<OpTime>,
     pub(super) profiled_steps: usize,
+}
+
+/// Of several workers together.
+#[derive(Debug)]
+pub(super) struct CrewReport {
+    pub(super) machine: Machine,
+    pub(super) settings: BenchSteps,
+    pub(super) steps: usize,
+    pub(super) step: Spread,
+    /// Processor time of all workers.
+    pub(super) busy: Spread,
+    /// Bytes, of all workers.
+    pub(super) peak_memory: u64,
+}
+
+/// What figures are true of.
+#[derive(Debug)]
+pub(super) struct Machine {
+    processor: String,
+    cores: usize,
 }
 
 /// Of some times: the middle one and the ends.
@@ -42,7 +62,7 @@ impl Spread {
         Spread { median: times[times.len() / 2], min, max }
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         let Spread { median, min, max } = self;
         json!({ "median_ms": ms(*median), "min_ms": ms(*min), "max_ms": ms(*max) })
     }
@@ -62,18 +82,10 @@ impl Report {
     pub(super) fn json(&self) -> Value {
         let phases = self.phases.iter().map(|(name, spread)| ((*name).to_owned(), spread.json()));
         json!({
-            "machine": self.machine,
+            "machine": self.machine.json(),
             "device": self.device,
-            "version": env!("CARGO_PKG_VERSION"),
-            "settings": {
-                "model": self.settings.model.as_str(),
-                "stem": format!("{:?}", self.settings.stem()).to_lowercase(),
-                "input": self.settings.input.to_string(),
-                "batch": self.settings.batch,
-                "slices": self.settings.slices,
-                "classes": self.settings.classes,
-                "threads": self.threads,
-            },
+            "settings": settings_json(&self.settings),
+            "threads": self.threads,
             "steps": self.steps,
             "images_per_second": self.images_per_second(self.step.median),
             "step": self.step.json(),
@@ -100,14 +112,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Bench { model, input, batch, slices, classes, .. } = &self.settings;
-        let stem = format!("{:?}", self.settings.stem()).to_lowercase();
-        writeln!(f, "{}; {}; worker {}", self.machine, self.device, env!("CARGO_PKG_VERSION"))?;
-        writeln!(
-            f,
-            "{}, {stem} stem, {input}, batch {batch} in {slices} slice(s), {classes} classes",
-            model.as_str()
-        )?;
+        writeln!(f, "{}; {}\n{}", self.machine, self.device, settings_line(&self.settings))?;
         let Spread { median, min, max } = self.step;
         writeln!(
             f,
@@ -148,13 +153,93 @@ impl fmt::Display for Report {
     }
 }
 
-/// The processor's own name and its number of cores.
-pub(super) fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    format!("{} ({cores} cores)", name.map_or(std::env::consts::ARCH, |(_, name)| name))
+impl CrewReport {
+    fn images_per_second(&self) -> f64 {
+        self.settings.batch.get() as f64 / self.step.median.as_secs_f64()
+    }
+
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "machine": self.machine.json(),
+            "settings": settings_json(&self.settings),
+            "workers": self.settings.workers,
+            "steps": self.steps,
+            "images_per_second": self.images_per_second(),
+            "step": self.step.json(),
+            "processor": self.busy.json(),
+            "peak_memory_bytes": self.peak_memory,
+        })
+    }
 }
+
+impl fmt::Display for CrewReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\n{}", self.machine, settings_line(&self.settings))?;
+        writeln!(
+            f,
+            "{} workers: {:.1} images/s (median of {} steps of {:.1} ms, {:.1} to {:.1}); \
+             processor {:.1} ms; peak memory {} MiB",
+            self.settings.workers,
+            self.images_per_second(),
+            self.steps,
+            ms(self.step.median),
+            ms(self.step.min),
+            ms(self.step.max),
+            ms(self.busy.median),
+            self.peak_memory >> 20
+        )
+    }
+}
+
+fn settings_json(settings: &BenchSteps) -> Value {
+    json!({
+        "model": settings.model.as_str(),
+        "stem": format!("{:?}", settings.stem()).to_lowercase(),
+        "input": settings.input.to_string(),
+        "batch": settings.batch,
+        "slices": settings.slices(),
+        "classes": settings.classes,
+    })
+}
+
+fn settings_line(settings: &BenchSteps) -> String {
+    let BenchSteps { model, input, batch, classes, .. } = settings;
+    let stem = format!("{:?}", settings.stem()).to_lowercase();
+    let (model, slices) = (model.as_str(), settings.slices());
+    format!("{model}, {stem} stem, {input}, batch {batch} in {slices} slice(s), {classes} classes")
+}
+
+impl Machine {
+    /// The processor's own name and its number of cores.
+    pub(super) fn this() -> Machine {
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        Machine {
+            processor: name.map_or(std::env::consts::ARCH, |(_, name)| name).to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "processor": self.processor,
+            "cores": self.cores,
+            "version": env!("CARGO_PKG_VERSION"),
+            "commit": COMMIT,
+        })
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { processor, cores } = self;
+        write!(f, "{processor} ({cores} cores); worker {}", env!("CARGO_PKG_VERSION"))?;
+        COMMIT.map_or(Ok(()), |commit| write!(f, ", commit {commit}"))
+    }
+}
+
+/// That a release was built from; a development build does not know it.
+const COMMIT: Option<&str> = option_env!("WORKER_COMMIT");
 
 fn shape(conv: &ConvShape) -> String {
     let ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, .. } = conv;

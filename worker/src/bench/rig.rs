@@ -1,5 +1,6 @@
 //! A model in training on made-up images, and where the time of its steps goes. What is printed is not known here.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use dataset::Draws;
@@ -7,7 +8,9 @@ use kernels::ops::{self, Crop};
 use kernels::{Buffer, Device, Span};
 use proto::job::{Model, Optimizer, Rule};
 
-use crate::args::Bench;
+use super::BenchError;
+use crate::args::BenchSteps;
+use crate::collective::{Collective, CollectiveError, NodeId};
 use crate::layout::Total;
 use crate::model::{Geometry, ResNet, Targets};
 use crate::optim::Sgd;
@@ -22,6 +25,19 @@ pub(super) struct Rig {
     pixels: Vec<u8>, // of one slice
     crops: Vec<Crop>,
     labels: Vec<u32>,
+    grad_scale: f32,
+    buckets: Vec<Range<usize>>,
+    peers: Option<Peers>,
+}
+
+/// The other workers of the step.
+#[derive(Debug)]
+struct Peers {
+    exchange: Box<dyn Collective>,
+    workers: usize,
+    /// This worker's, and the number of its slice.
+    rank: u32,
+    step: u64,
 }
 
 /// Wall time of a step.
@@ -30,6 +46,7 @@ pub(super) struct Phases {
     load: Duration,
     forward: Duration,
     backward: Duration,
+    exchange: Duration,
     update: Duration,
     pack: Duration,
 }
@@ -38,10 +55,11 @@ pub(super) struct Phases {
 type Phase = (&'static str, fn(&Phases) -> Duration);
 
 impl Phases {
-    pub(super) const NAMES: [Phase; 5] = [
+    pub(super) const NAMES: [Phase; 6] = [
         ("load", |phases| phases.load),
         ("forward", |phases| phases.forward),
         ("backward", |phases| phases.backward),
+        ("exchange", |phases| phases.exchange),
         ("update", |phases| phases.update),
         ("pack", |phases| phases.pack),
     ];
@@ -52,11 +70,11 @@ impl Phases {
 }
 
 impl Rig {
-    pub(super) fn new(device: &Device, args: &Bench) -> Rig {
+    pub(super) fn new(device: &Device, args: &BenchSteps) -> Rig {
         let description = Model { stem: args.stem(), ..Model::standard(args.model) };
         let [channels, height, width] = args.input.0;
-        let slices = args.slices.get();
-        let batch = args.batch.get() / slices;
+        let batch = args.batch.get() / args.slices();
+        let slices = args.slices() / args.workers.get(); // of this worker
         let classes = args.classes.get();
         let geometry = Geometry { batch, height, width, channels, classes };
         let mut model = ResNet::new(device, &description, geometry);
@@ -65,6 +83,9 @@ impl Rig {
         let mut draws = Draws::new(1, 0);
         let pixels = batch * height * width * channels;
         Rig {
+            buckets: model.layout().buckets(BUCKET_LEN_MAX),
+            peers: None,
+            grad_scale: 1.0 / args.batch.get() as f32,
             optimizer: Sgd::new(device, model.layout(), &RULE),
             slots: (0..slices).map(|_| device.alloc(len)).collect(),
             pixels: (0..pixels).map(|_| draws.below(256) as u8).collect(),
@@ -75,9 +96,19 @@ impl Rig {
         }
     }
 
+    pub(super) fn bucket_lens(&self) -> Vec<usize> {
+        self.buckets.iter().map(Range::len).collect()
+    }
+
+    /// Makes this one of several workers, each of which computes one slice.
+    pub(super) fn connect(&mut self, rank: usize, workers: usize, exchange: Box<dyn Collective>) {
+        self.peers = Some(Peers { exchange, workers, rank: rank as u32, step: 0 });
+    }
+
     /// One optimizer step.
-    pub(super) fn step(&mut self) -> Phases {
-        let Rig { device, model, optimizer, slots, pixels, crops, labels } = self;
+    pub(super) fn step(&mut self) -> Result<Phases, BenchError> {
+        let Rig { device, model, optimizer, slots, pixels, crops, labels, .. } = self;
+        let Rig { grad_scale, buckets, peers, .. } = self;
         let mut phases = Phases::default();
         let mut since = Instant::now();
         let mut lap = |phase: &mut Duration| {
@@ -85,26 +116,35 @@ impl Rig {
             since = Instant::now();
         };
         let channels = model.geometry().channels;
-        let slices = slots.len();
         let targets = Targets {
             labels: ops::Labels::of(labels),
             label_smoothing: 0.0,
-            grad_scale: 1.0 / (labels.len() * slices) as f32,
+            grad_scale: *grad_scale,
         };
+        // Nobody votes here: that total is not written by the passes.
+        let votes = Span::new(model.layout().totals().start + Total::StopVotes as usize, 1);
         for slot in &mut *slots {
             model.load(pixels, crops, &[0.5; 4][..channels], &[0.25; 4][..channels]);
             lap(&mut phases.load);
             model.forward(slot);
             model.loss(&targets, slot);
             lap(&mut phases.forward);
-            model.backward(slot, &[], &mut |_, _| {});
+            slot.write(votes, &[0.0]);
+            match peers {
+                None => model.backward(slot, &[], &mut |_, _| {}),
+                Some(peers) => peers.backward(model, buckets, slot)?,
+            }
             lap(&mut phases.backward);
         }
-        add_over_tree(device, slots);
-        let sum = &mut slots[0];
-        // Nobody votes here: that total is not written by the passes.
-        let votes = model.layout().totals().start + Total::StopVotes as usize;
-        sum.write(Span::new(votes, 1), &[0.0]);
+        let slices = match peers {
+            None => {
+                add_over_tree(device, slots);
+                slots.len()
+            }
+            Some(peers) => peers.wait(buckets, &mut slots[0])?,
+        };
+        lap(&mut phases.exchange);
+        let sum = &slots[0];
         let norms = optimizer.gradient_norms(sum);
         let bad = first_non_finite(device, model.layout(), sum, &norms);
         assert_eq!(bad, None, "a small rate");
@@ -115,7 +155,42 @@ impl Rig {
         lap(&mut phases.pack);
         std::hint::black_box(digest(model, None));
         lap(&mut phases.update);
-        phases
+        Ok(phases)
+    }
+}
+
+impl Peers {
+    /// Backward of the slice; each bucket enters the exchange when it is complete.
+    fn backward(
+        &mut self,
+        model: &mut ResNet,
+        buckets: &[Range<usize>],
+        slot: &mut Buffer,
+    ) -> Result<(), CollectiveError> {
+        let Peers { exchange, rank, step, .. } = self;
+        *step += 1;
+        let node = NodeId { level: 0, index: *rank };
+        let mut result = Ok(());
+        model.backward(slot, buckets, &mut |bucket, slot| {
+            if result.is_ok() {
+                let values = &slot.host().expect(ON_HOST)[buckets[bucket].clone()];
+                result = exchange.reduce(*step, bucket, &[(node, values)]);
+            }
+        });
+        result
+    }
+
+    /// Puts the sum of all slices in the place of the own; gives their number.
+    fn wait(
+        &mut self,
+        buckets: &[Range<usize>],
+        slot: &mut Buffer,
+    ) -> Result<usize, CollectiveError> {
+        let sum = slot.host_mut().expect(ON_HOST);
+        for (bucket, range) in buckets.iter().enumerate() {
+            self.exchange.wait(self.step, bucket, &mut sum[range.clone()])?;
+        }
+        Ok(self.workers)
     }
 }
 
@@ -133,6 +208,9 @@ fn add_over_tree(device: &Device, slots: &mut [Buffer]) {
     }
 }
 
+const ON_HOST: &str = "the CPU device's memory is host memory";
+/// As in a job file that does not say otherwise: 4 MiB.
+const BUCKET_LEN_MAX: usize = 1 << 20;
 /// Small enough that random images train for ever.
 const RULE: Optimizer = Optimizer {
     learning_rate: 1e-3,
