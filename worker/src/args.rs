@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::Name;
 use proto::job::Stem;
 
-pub use bench::{Bench, BenchExchange, BenchSteps, BenchWhat};
+pub use bench::{Bench, BenchCheckpoint, BenchExchange, BenchLoader, BenchSteps, BenchWhat};
 pub use models::{Describe, Evaluate, Export, FormatName, Predict, TableFormat};
 
 /// Computes its part of every training step, with other workers, as a coordinator plans it.
@@ -43,7 +43,9 @@ pub enum Command {
     #[command(
         args_conflicts_with_subcommands = true,
         after_help = "Examples:\n  worker bench --model resnet50 --input 3x224x224 --batch 8\n  \
-                            worker bench exchange --workers 2 --megabytes 25,100"
+                            worker bench exchange --workers 2 --megabytes 25,100\n  \
+                      worker bench loader --data photos\n  \
+                      worker bench checkpoint --model resnet50"
     )]
     Bench(Bench),
     /// Show a model's layers: output shapes, parameters, operations.

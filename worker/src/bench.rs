@@ -7,15 +7,22 @@ mod rig;
 mod steps;
 mod crew;
 mod exchange;
+mod loader;
+mod checkpoint;
 
 use std::fmt;
 use std::io::Write;
+use std::path::PathBuf;
 
+use dataset::DatasetError;
 use proto::exit::ExitCode;
+use proto::job::JobError;
 use serde_json::Value;
 
 use crate::args::{Bench, BenchWhat};
+use crate::checkpoint::CheckpointError;
 use crate::collective::CollectiveError;
+use crate::data::LoaderError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
@@ -29,6 +36,16 @@ pub enum BenchError {
     Device(#[from] kernels::DeviceError),
     #[error("bench: {0}")]
     Exchange(#[from] CollectiveError),
+    #[error("bench: {0}")]
+    Job(#[from] JobError),
+    #[error("bench: {0}; make an image folder, or name another with --data")]
+    Dataset(#[from] DatasetError),
+    #[error("bench: {0}")]
+    Loader(#[from] LoaderError),
+    #[error("bench: read {}: {cause}", .path.display())]
+    Image { path: PathBuf, cause: String },
+    #[error("bench: {0}")]
+    Checkpoint(#[from] CheckpointError),
     #[error("bench: a process that was started for it said {said:?} instead of a result")]
     Member { said: String },
     #[error("bench: {0}")]
@@ -38,9 +55,14 @@ pub enum BenchError {
 impl BenchError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            BenchError::Slices { .. } | BenchError::Workers { .. } => ExitCode::Usage,
+            BenchError::Slices { .. } | BenchError::Workers { .. } | BenchError::Job(_) => {
+                ExitCode::Usage
+            }
+            BenchError::Dataset(_) | BenchError::Image { .. } => ExitCode::Data,
             BenchError::Device(_)
             | BenchError::Exchange(_)
+            | BenchError::Loader(_)
+            | BenchError::Checkpoint(_)
             | BenchError::Member { .. }
             | BenchError::Output(_) => ExitCode::Failure,
         }
@@ -52,6 +74,8 @@ pub fn bench(args: &Bench, out: &mut dyn Write) -> Result<(), BenchError> {
     match &args.what {
         None => steps::run(&args.steps, out),
         Some(BenchWhat::Exchange(args)) => exchange::run(args, out),
+        Some(BenchWhat::Loader(args)) => loader::run(args, out),
+        Some(BenchWhat::Checkpoint(args)) => checkpoint::run(args, out),
     }
 }
 

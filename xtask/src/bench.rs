@@ -1,23 +1,23 @@
-//! `cargo xtask bench PYTHON [--rounds N] [--threads A,B]`: the worker's training steps against PyTorch's.
+//! `cargo xtask bench PYTHON`: the worker against PyTorch, in training steps, all-reduces and loading.
 //!
-//! Both programs stay up and do one step in turn, so that whatever else the machine does meets both. A ratio is
+//! Both programs stay up and do one round in turn, so that whatever else the machine does meets both. A ratio is
 //! taken within each round; the table shows the middle one and the ends. Processor time stands beside wall time: on
 //! a shared machine it is the steadier of the two. Nothing is measured here, only written down.
 
-use anyhow::Context;
-use anyhow::Result;
-use anyhow::bail;
-use anyhow::ensure;
-use std::fmt::Write as _;
-use std::io::BufRead;
-use std::io::BufReader;
+mod paced;
+mod record;
+mod rows;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 use std::io::Write;
-use std::path::Path;
-use std::process::Child;
-use std::process::ChildStdin;
-use std::process::ChildStdout;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::process::Stdio;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use paced::Paced;
+use record::{Conditions, Measured, TABLE_HEAD, load};
+use rows::{Kind, Row};
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,12 +26,22 @@ pub(crate) struct Options {
     pub(crate) python: String,
     pub(crate) rounds: usize,
     pub(crate) threads: Vec<usize>,
+    pub(crate) only: Vec<Kind>,
+    /// An image folder; made up when there is none.
+    pub(crate) photos: Option<PathBuf>,
 }
 
 impl Options {
     pub(crate) fn parse(arguments: &[&str]) -> Result<Options> {
         let (python, mut rest) = arguments.split_first().context(USAGE)?;
-        let mut options = Options { python: (*python).to_owned(), rounds: 5, threads: vec![1, 2] };
+        ensure!(!python.starts_with('-'), USAGE);
+        let mut options = Options {
+            python: (*python).to_owned(),
+            rounds: 5,
+            threads: vec![1, 2],
+            only: Kind::ALL.to_vec(),
+            photos: None,
+        };
         while let [flag, value, more @ ..] = rest {
             match *flag {
                 "--rounds" => options.rounds = value.parse().context(USAGE)?,
@@ -39,6 +49,11 @@ impl Options {
                     let counts: Result<Vec<usize>, _> = value.split(',').map(str::parse).collect();
                     options.threads = counts.context(USAGE)?;
                 }
+                "--only" => {
+                    let kinds: Option<Vec<Kind>> = value.split(',').map(Kind::parse).collect();
+                    options.only = kinds.context(USAGE)?;
+                }
+                "--photos" => options.photos = Some(PathBuf::from(value)),
                 _ => bail!(USAGE),
             }
             rest = more;
@@ -48,8 +63,83 @@ impl Options {
     }
 }
 
-/// Measures every row and writes the table.
+/// Measures every row, writes tables to `out`, and both tables and readings under `bench/results`.
 pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result<()> {
+    let versions = versions(&options.python)?;
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root.join("target"), |folder| root.join(folder));
+    let worker = build_worker(root, &target)?;
+    let conditions = Conditions::find(root, versions, options.rounds);
+    let mut text = format!("{}\n", conditions.line());
+    write!(out, "{text}")?;
+    let (mut readings, mut failures) = (Vec::<Value>::new(), 0);
+    for &kind in &options.only {
+        say(out, &mut text, &format!("\n{}\n\n{TABLE_HEAD}", kind.title()))?;
+        for row in rows_of(kind, root, &target, options, conditions.cores)? {
+            let line = match measure(root, &worker, &row, options) {
+                Ok(measured) => {
+                    readings.push(measured.json());
+                    measured.line()
+                }
+                Err(error) => {
+                    failures += 1;
+                    format!("| {} | failed: {error:#} | | | | | |", row.name)
+                }
+            };
+            say(out, &mut text, &line)?;
+        }
+    }
+    let saved = save(root, &conditions, &text, &readings)?;
+    writeln!(out, "\n{} has every reading", saved.display())?;
+    ensure!(failures == 0, "{failures} rows failed");
+    Ok(())
+}
+
+fn say(out: &mut dyn Write, text: &mut String, line: &str) -> Result<()> {
+    text.push_str(line);
+    text.push('\n');
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    Ok(())
+}
+
+fn rows_of(
+    kind: Kind,
+    root: &Path,
+    target: &Path,
+    options: &Options,
+    cores: usize,
+) -> Result<Vec<Row>> {
+    Ok(match kind {
+        Kind::Step => options.threads.iter().flat_map(|&n| rows::steps(kind, 1, n)).collect(),
+        Kind::Ddp => rows::steps(kind, 2, 1),
+        Kind::Exchange => rows::exchanges(),
+        Kind::Loader => rows::loaders(&photos(root, target, options)?, cores),
+    })
+}
+
+fn measure<'a>(
+    root: &Path,
+    worker: &Path,
+    row: &'a Row,
+    options: &Options,
+) -> Result<Measured<'a>> {
+    let before = load();
+    let mut ours = Command::new(worker);
+    ours.arg("bench").args(&row.ours).arg("--paced");
+    let (script, arguments) = &row.theirs;
+    let mut theirs = Command::new(&options.python);
+    theirs.arg(root.join("bench").join(script)).args(arguments);
+    let mut ours = Paced::start(ours)?;
+    let mut theirs = Paced::start(theirs)?;
+    let mut rounds = Vec::new();
+    for _ in 0..options.rounds * row.times {
+        rounds.push((ours.round()?, theirs.round()?));
+    }
+    Ok(Measured { row, rounds, load: [before, load()] })
+}
+
+fn build_worker(root: &Path, target: &Path) -> Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let built = Command::new(&cargo)
         .args(["build", "--release", "--locked", "--package", "worker"])
@@ -57,180 +147,65 @@ pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result
         .status()
         .context("build the worker")?;
     ensure!(built.success(), "build the worker: {built}");
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), |folder| root.join(folder));
-    let worker = target.join("release").join("worker");
-    let script = root.join("bench").join("pytorch_resnet.py");
+    Ok(target.join("release").join("worker"))
+}
 
-    writeln!(out, "{}\n", conditions(root, options))?;
-    writeln!(
-        out,
-        "| model, input, batch | threads | worker, images/s | PyTorch, images/s | ratio | by processor time |"
-    )?;
-    writeln!(out, "|---|---|---|---|---|---|")?;
-    for row in &ROWS {
-        for &threads in &options.threads {
-            let arguments = row.arguments(threads);
-            let mut ours = Command::new(&worker);
-            ours.arg("bench").args(&arguments).arg("--paced");
-            let mut theirs = Command::new(&options.python);
-            theirs.arg(&script).args(&arguments);
-            let mut ours = Paced::start(ours)?;
-            let mut theirs = Paced::start(theirs)?;
-            let mut rounds = Vec::new();
-            for _ in 0..options.rounds {
-                rounds.push((ours.step()?, theirs.step()?));
-            }
-            writeln!(out, "{}", row.line(threads, &rounds))?;
-            out.flush()?;
-        }
+/// Of PyTorch and torchvision; an error that says what to install where they are missing.
+fn versions(python: &str) -> Result<String> {
+    let script = "import torch, torchvision as v; print('PyTorch', torch.__version__ + ', torchvision', v.__version__)";
+    let output = Command::new(python).args(["-c", script]).output().with_context(|| {
+        format!("can't run {python}; name a Python 3, such as the one of a virtual environment")
+    })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     }
-    Ok(())
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.trim().lines().last().unwrap_or("it failed").to_owned();
+    bail!("{python} can't be compared with: {last}; try {python} -m pip install torch torchvision");
 }
 
-/// One line of the comparison.
-struct Row {
-    model: &'static str,
-    stem: &'static str,
-    input: &'static str,
-    batch: usize,
-}
-
-/// Wall and processor seconds of a step.
-#[derive(Clone, Copy, Debug)]
-struct Step {
-    wall: f64,
-    busy: f64,
-}
-
-impl Row {
-    fn arguments(&self, threads: usize) -> Vec<String> {
-        let Row { model, stem, input, batch } = self;
-        let pairs = [
-            ("--model", (*model).to_owned()),
-            ("--stem", (*stem).to_owned()),
-            ("--input", (*input).to_owned()),
-            ("--batch", batch.to_string()),
-            ("--threads", threads.to_string()),
-        ];
-        pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+/// Those that were named, or made-up ones, which stay for the next time.
+fn photos(root: &Path, target: &Path, options: &Options) -> Result<PathBuf> {
+    if let Some(photos) = &options.photos {
+        let train = photos.join("train");
+        ensure!(
+            train.is_dir(),
+            "{} is no folder; give --photos a folder with train/CLASS/*.jpg and val/CLASS/*.jpg",
+            train.display()
+        );
+        return Ok(photos.clone());
     }
-
-    fn line(&self, threads: usize, rounds: &[(Step, Step)]) -> String {
-        let Row { model, stem, input, batch } = self;
-        let images =
-            |step: fn(&(Step, Step)) -> f64| *batch as f64 / spread(rounds.iter().map(step)).middle;
-        let (ours, theirs) = (images(|round| round.0.wall), images(|round| round.1.wall));
-        let wall = spread(rounds.iter().map(|(ours, theirs)| theirs.wall / ours.wall));
-        let busy = spread(rounds.iter().map(|(ours, theirs)| theirs.busy / ours.busy));
-        let mut line = format!("| {model} ({stem} stem) {input}, {batch} | {threads} ");
-        write!(line, "| {ours:.1} | {theirs:.1} | {wall} | {busy} |")
-            .expect("a string takes any text");
-        line
+    let folder = target.join("bench-photos");
+    if !folder.join("val").is_dir() {
+        let script = root.join("bench").join("make_photos.py");
+        let made = Command::new(&options.python).arg(script).arg(&folder).status()?;
+        ensure!(made.success(), "make photos in {}: {made}", folder.display());
     }
+    Ok(folder)
 }
 
-/// The middle of some numbers, and their ends.
-struct Spread {
-    middle: f64,
-    least: f64,
-    most: f64,
+/// Writes the tables and all readings; gives the path of the latter.
+fn save(root: &Path, conditions: &Conditions, text: &str, readings: &[Value]) -> Result<PathBuf> {
+    let folder = root.join("bench").join("results");
+    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let path = folder.join(format!("{}-{seconds}.json", conditions.commit));
+    let all = json!({ "conditions": conditions.json(), "unix_seconds": seconds, "rows": readings });
+    std::fs::write(&path, format!("{all:#}\n"))
+        .with_context(|| format!("write {}", path.display()))?;
+    std::fs::write(path.with_extension("md"), text)
+        .with_context(|| format!("write {}", path.with_extension("md").display()))?;
+    Ok(path)
 }
 
-fn spread(numbers: impl Iterator<Item = f64>) -> Spread {
-    let mut numbers: Vec<f64> = numbers.collect();
-    numbers.sort_by(f64::total_cmp);
-    let (least, most) = (numbers[0], numbers[numbers.len() - 1]);
-    Spread { middle: numbers[numbers.len() / 2], least, most }
-}
+pub(crate) const USAGE: &str = "\
+usage: cargo xtask bench PYTHON [--only KIND,...] [--rounds N] [--threads A,B] [--photos DIR]
 
-impl std::fmt::Display for Spread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.2} ({:.2} to {:.2})", self.middle, self.least, self.most)
-    }
-}
+  PYTHON     an interpreter with torch and torchvision: python -m pip install torch torchvision
+  --only     what to compare: step, ddp, exchange, loader [default: all]
+  --rounds   how often, in turn; all-reduces ten times as often [default: 5]
+  --threads  of training steps in one process [default: 1,2]
+  --photos   an image folder for the loader [default: made-up photos]
 
-/// A program that does one step for each line that it is sent.
-struct Paced {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-    name: String,
-}
-
-impl Paced {
-    fn start(mut command: Command) -> Result<Paced> {
-        let name = command.get_program().to_string_lossy().into_owned();
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("start {name}"))?;
-        let (input, output) = (child.stdin.take(), child.stdout.take());
-        let input = input.context("its standard input is a pipe")?;
-        let output = BufReader::new(output.context("its standard output is a pipe")?);
-        let mut paced = Paced { child, input, output, name };
-        let line = paced.line()?;
-        ensure!(line == "ready", "{} said {line:?} instead of \"ready\"", paced.name);
-        Ok(paced)
-    }
-
-    fn step(&mut self) -> Result<Step> {
-        writeln!(self.input)?;
-        self.input.flush()?;
-        let line = self.line()?;
-        let mut numbers = line.split(' ').map(str::parse::<f64>);
-        match (numbers.next(), numbers.next()) {
-            (Some(Ok(wall)), Some(Ok(busy))) => Ok(Step { wall, busy }),
-            _ => bail!("{} said {line:?} instead of two numbers of seconds", self.name),
-        }
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        let read =
-            self.output.read_line(&mut line).with_context(|| format!("read from {}", self.name))?;
-        ensure!(read > 0, "{} ended early", self.name);
-        Ok(line.trim_end().to_owned())
-    }
-}
-
-impl Drop for Paced {
-    fn drop(&mut self) {
-        // It may be gone already: then there is nothing to end.
-        if self.child.kill().is_ok() {
-            self.child.wait().ok();
-        }
-    }
-}
-
-/// Machine, commit and settings.
-fn conditions(root: &Path, options: &Options) -> String {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let name = name.map_or(std::env::consts::ARCH, |(_, name)| name);
-    let commit =
-        said_by(Command::new("git").args(["rev-parse", "--short", "HEAD"]).current_dir(root));
-    let torch = "import torch; print(torch.__version__)";
-    let torch = said_by(Command::new(&options.python).args(["-c", torch]));
-    format!(
-        "{name}, {cores} cores; commit {commit}; PyTorch {torch}, eager, channels_last, fp32; \
-         {} steps each, in turn: median (least to most)",
-        options.rounds
-    )
-}
-
-fn said_by(command: &mut Command) -> String {
-    let output = command.output().ok().filter(|output| output.status.success());
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    text.unwrap_or_else(|| "unknown".to_owned())
-}
-
-const USAGE: &str = "usage: cargo xtask bench PYTHON [--rounds N] [--threads A,B]";
-
-const ROWS: [Row; 3] = [
-    Row { model: "resnet18", stem: "cifar", input: "3x32x32", batch: 128 },
-    Row { model: "resnet18", stem: "imagenet", input: "3x224x224", batch: 16 },
-    Row { model: "resnet50", stem: "imagenet", input: "3x224x224", batch: 8 },
-];
+Tables go to standard output and, with every reading, to bench/results.
+Example: cargo xtask bench ~/venv/bin/python --only exchange,ddp --rounds 9";

@@ -15,6 +15,10 @@ fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => run_tidy(),
+        ["bench", "--help" | "-h"] => {
+            writeln!(std::io::stdout(), "{}", bench::USAGE)?;
+            Ok(ExitCode::SUCCESS)
+        }
         ["bench", ref options @ ..] => run_bench(options),
         _ => bail!(
             "unknown command {arguments:?}; usage: cargo xtask tidy, or cargo xtask bench PYTHON"

@@ -1,6 +1,7 @@
 //! The arguments of `worker bench`.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use kernels::Isa;
@@ -22,6 +23,12 @@ pub enum BenchWhat {
     /// The all-reduce of gradients between processes of this machine.
     #[command(after_help = "Example:\n  worker bench exchange --workers 2,4 --megabytes 25,100")]
     Exchange(BenchExchange),
+    /// Reading image files: decoding, random crops, flips.
+    #[command(after_help = "Example:\n  worker bench loader --data photos --threads 2")]
+    Loader(BenchLoader),
+    /// Writing a checkpoint and reading it back.
+    #[command(after_help = "Example:\n  worker bench checkpoint --model resnet50 --dir runs")]
+    Checkpoint(BenchCheckpoint),
 }
 
 /// Whole training steps, and the time of each op in them.
@@ -93,6 +100,46 @@ pub struct BenchExchange {
     /// What `worker bench` starts: the worker of this rank.
     #[arg(long, hide = true)]
     pub rank: Option<usize>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BenchLoader {
+    /// An image folder: train/CLASS/ and val/CLASS/ with JPEG or PNG files.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Side of the crops, in pixels.
+    #[arg(long, default_value = "224")]
+    pub size: usize,
+    /// Images of a round, in random order, again and again if the folder has fewer.
+    #[arg(long, default_value = "400")]
+    pub images: NonZeroUsize,
+    /// Decode threads [default: all cores].
+    #[arg(long)]
+    pub threads: Option<NonZeroUsize>,
+    /// How long to measure; at least three rounds are.
+    #[arg(long, default_value = "5")]
+    pub seconds: u64,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+    /// Read once for each line of standard input; print wall and processor seconds and the peak of memory in bytes.
+    #[arg(long, conflicts_with = "json")]
+    pub paced: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BenchCheckpoint {
+    /// A standard depth: resnet18, resnet34, resnet50, resnet101 or resnet152.
+    #[arg(long, default_value = "resnet50")]
+    pub model: Arch,
+    #[arg(long, default_value = "1000")]
+    pub classes: NonZeroUsize,
+    /// Where to write: a folder on the disk that is to be measured.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
 }
 
 impl BenchSteps {

@@ -60,14 +60,15 @@ fn start(workers: usize, megabytes: usize, args: &BenchExchange) -> Result<Crew,
     if args.tcp {
         arguments.push("--tcp".to_owned());
     }
-    Crew::start(workers, &arguments)
+    let mut crew = Crew::start(workers, &arguments)?;
+    for _ in 0..WARM_UP {
+        crew.round()?;
+    }
+    Ok(crew)
 }
 
 fn measure(workers: usize, megabytes: usize, args: &BenchExchange) -> Result<Case, BenchError> {
     let mut crew = start(workers, megabytes, args)?;
-    for _ in 0..WARM_UP {
-        crew.round()?;
-    }
     let since = Instant::now();
     let mut rounds = Vec::new();
     while rounds.len() < ROUNDS_MIN || since.elapsed() < Duration::from_secs(args.seconds) {
