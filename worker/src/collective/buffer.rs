@@ -57,6 +57,6 @@ impl Drop for Buffer {
     }
 }
 
-/// Values in one frame, 256 KiB. Small enough that receiving, adding and sending overlap within one bucket and that a
-/// segment is added while still in the cache; large enough that a frame's header and thread changes cost nothing.
-pub(super) const SEGMENT_LEN: usize = 64 << 10;
+/// Values in one frame, 512 KiB. Small enough that receiving, adding and sending overlap within one bucket and that a
+/// segment is added while still in the cache; large enough that a frame's header and thread changes cost little.
+pub(super) const SEGMENT_LEN: usize = 128 << 10;
