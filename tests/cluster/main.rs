@@ -12,3 +12,4 @@ mod disk;
 mod operators;
 mod quarantine;
 mod restart;
+mod memory;

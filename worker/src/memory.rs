@@ -18,13 +18,25 @@ pub struct MemoryError {
     advice: String,
 }
 
-/// Bytes that training takes on this worker; an error when they are not free.
-pub(crate) fn require_for_training(
-    job: &Job,
-    geometry: Geometry,
-    slices: &Range<u32>,
-) -> Result<u64, MemoryError> {
-    let need = |slice_len: usize| need(job, Geometry { batch: slice_len, ..geometry }, slices);
+/// What the need of training depends on.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting<'a> {
+    pub(crate) job: &'a Job,
+    /// Of a slice.
+    pub(crate) geometry: Geometry,
+    /// This worker's.
+    pub(crate) slices: Range<u32>,
+    /// Members of the generation.
+    pub(crate) workers: usize,
+    pub(crate) decode_threads: usize,
+}
+
+/// The most bytes that training takes on this worker; an error when they are not free.
+pub(crate) fn require_for_training(setting: &Setting<'_>) -> Result<u64, MemoryError> {
+    let Setting { job, geometry, .. } = *setting;
+    let with =
+        |batch: usize| Setting { geometry: Geometry { batch, ..geometry }, ..setting.clone() };
+    let need = |slice_len: usize| need(&with(slice_len));
     let total = need(geometry.batch);
     // A system that does not tell is not asked twice: an allocation that fails says so itself.
     let Some(available) = available_bytes().filter(|&available| available < total) else {
@@ -59,12 +71,34 @@ pub(crate) fn train_sizes(job: &Job) -> Vec<[usize; 2]> {
     job.data.sizes.iter().map(|from| [from.size; 2]).collect()
 }
 
-/// Model, momentum, gradient slots and their sum, and the average, which is as long as a gradient vector.
-fn need(job: &Job, geometry: Geometry, slices: &Range<u32>) -> u64 {
-    let model = ResNet::elements(&job.model, geometry, &train_sizes(job));
-    let vectors = SlicePlan::new(slices.clone()).slots() + 1 + usize::from(job.ema.is_some());
-    let elements = model.total + model.parameters + vectors * model.gradient;
-    4 * elements as u64
+fn need(setting: &Setting<'_>) -> u64 {
+    let Setting { job, geometry, slices, workers, decode_threads } = setting;
+    let model = ResNet::elements(&job.model, *geometry, &train_sizes(job));
+    let plan = SlicePlan::new(slices.clone());
+    let gradients = (plan.slots() + 1) * model.gradient;
+    // Momentum lives as long as the model; a checkpoint on its way is a copy of both, the encoded files, and the tensors
+    // of the file that is being encoded.
+    let copies = (1 + 2 + 2 + 1) * model.parameters;
+    // The average, its copy, and its file; it is about as long as a gradient vector.
+    let averages = if job.ema.is_some() { 3 * model.gradient } else { 0 };
+    let exchange = exchange(model.gradient, plan.partials().len(), *workers);
+    let elements = model.total + model.working + gradients + copies + averages + exchange;
+    let sample = geometry.height * geometry.width * geometry.channels;
+    let samples = SLICES_READY * geometry.batch + SAMPLES_READY * decode_threads;
+    4 * elements as u64 + (samples * sample) as u64 + PROCESS_BYTES
+}
+
+/// Elements of the exchange: what this worker keeps for its peers, and what it reads of theirs. By TCP, about as much lies
+/// in queues.
+fn exchange(gradient: usize, partials: usize, workers: usize) -> usize {
+    let own = gradient / workers; // the chunk that this worker adds up
+    let others = gradient - own;
+    match workers {
+        // A copy of the sum.
+        1 => gradient,
+        // Partials, and the sums of two steps; of both, own ones and others'.
+        _ => partials * others + 2 * own + (workers - 1) * own + 2 * others,
+    }
 }
 
 /// What the kernel could give without swapping, in bytes (Linux; see proc(5) on MemAvailable).
@@ -74,6 +108,13 @@ fn available_bytes() -> Option<u64> {
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib << 10)
 }
+
+/// Slices that are ready, being made and being computed.
+const SLICES_READY: usize = 6;
+/// Decoded samples that wait, of each decode thread.
+const SAMPLES_READY: usize = 10;
+/// Code, stacks and connections of a worker that does nothing yet.
+const PROCESS_BYTES: u64 = 13 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -87,7 +128,10 @@ mod tests {
         let plain = Job::parse(text).unwrap();
         let averaging = Job::parse(&format!("{text}[ema]\n")).unwrap();
         let model = ResNet::elements(&plain.model, geometry, &[]);
-        let more = need(&averaging, geometry, &(0..8)) - need(&plain, geometry, &(0..8));
-        assert_eq!(more, 4 * model.gradient as u64);
+        let need = |job| {
+            let (slices, workers, decode_threads) = (0..8, 1, 0);
+            need(&Setting { job, geometry, slices, workers, decode_threads })
+        };
+        assert_eq!(need(&averaging) - need(&plain), 3 * 4 * model.gradient as u64);
     }
 }

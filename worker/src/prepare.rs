@@ -129,7 +129,7 @@ pub(crate) fn prepare(
     continue_unless_abandoned(formation)?;
 
     let bucket_len_max = (job.exchange.bucket_mib as usize) << 18; // 4-byte elements in a MiB
-    let model = plan_model(machine, &job, &dataset, &slices)?;
+    let model = plan_model(machine, &job, &dataset, (&slices, form.members.len()))?;
     let optimizer = Sgd::new(&machine.device, model.layout(), &job.optimizer);
     let gradients = Gradients::new(&machine.device, &model, slices.clone(), bucket_len_max);
     let source = Source::new(dataset, &job).with_decode_threads(decode_threads(&machine.device));
@@ -208,7 +208,7 @@ fn plan_model(
     machine: &Machine,
     job: &Job,
     dataset: &Dataset,
-    slices: &Range<u32>,
+    (slices, workers): (&Range<u32>, usize),
 ) -> Result<ResNet, PrepareError> {
     let shape = dataset.shape;
     let geometry = Geometry {
@@ -218,7 +218,17 @@ fn plan_model(
         channels: shape.channels,
         classes: dataset.classes.len(),
     };
-    let need = memory::require_for_training(job, geometry, slices)?;
+    let decode_threads = match dataset.train.path(0) {
+        Some(_) => decode_threads(&machine.device).get(),
+        None => 0,
+    };
+    let need = memory::require_for_training(&memory::Setting {
+        job,
+        geometry,
+        slices: slices.clone(),
+        workers,
+        decode_threads,
+    })?;
     let sizes = memory::train_sizes(job);
     let model = ResNet::with_room(&machine.device, &job.model, geometry, &sizes);
     let parameters = model.layout().parameters_len();

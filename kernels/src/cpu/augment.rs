@@ -17,7 +17,7 @@ impl CpuDevice {
         std: &[f32],
         out: &mut [f32],
     ) {
-        let mut scratch = self.scratch();
+        let mut scratch = self.op_scratch();
         let tables = byte_tables(mean, std, scratch.sums.take(mean.len() * 256));
         let source_len = shape.height * shape.width * shape.channels;
         let sample_len = shape.out_height * shape.out_width * shape.channels;

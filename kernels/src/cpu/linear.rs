@@ -16,7 +16,7 @@ impl CpuDevice {
         y: &mut [f32],
     ) {
         let conv = as_conv(shape);
-        let mut scratch = self.scratch();
+        let mut scratch = self.op_scratch();
         let [forward, _] = self.packed(&conv, weight, &mut scratch.weights);
         self.conv_forward(&conv, x, forward, y, None);
         for row in y.chunks_exact_mut(shape.outputs.max(1)) {
@@ -38,7 +38,7 @@ impl CpuDevice {
         d_bias: &mut [f32],
     ) {
         let conv = as_conv(shape);
-        let mut scratch = self.scratch();
+        let mut scratch = self.op_scratch();
         let [_, input_grad] = self.packed(&conv, weight, &mut scratch.weights);
         self.conv_input_grad(&conv, dy, input_grad, dx, Accumulate::Overwrite);
         self.conv_weight_grad(&conv, x, dy, d_weight);

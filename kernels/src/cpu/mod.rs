@@ -40,7 +40,8 @@ pub struct CpuDevice {
 struct Inner {
     pool: rayon::ThreadPool,
     vectors: Vectors,
-    scratch: ScratchShelf,
+    op_scratch: ScratchShelf,
+    task_scratch: ScratchShelf,
     profile: Profile,
 }
 
@@ -52,8 +53,10 @@ impl CpuDevice {
             .thread_name(|index| format!("compute-{index}"))
             .build()
             .map_err(|source| DeviceError::Threads { threads: threads.get(), source })?;
-        let (scratch, profile) = (ScratchShelf::default(), Profile::default());
-        Ok(CpuDevice { inner: Arc::new(Inner { pool, vectors, scratch, profile }) })
+        let (op_scratch, task_scratch) = (ScratchShelf::default(), ScratchShelf::default());
+        let profile = Profile::default();
+        let inner = Inner { pool, vectors, op_scratch, task_scratch, profile };
+        Ok(CpuDevice { inner: Arc::new(inner) })
     }
 
     /// Number of compute threads.
@@ -76,9 +79,15 @@ impl CpuDevice {
         &self.inner.profile
     }
 
+    /// Working memory for a whole op. Kept apart from that of tasks, which is many times as small and there for each
+    /// thread.
+    fn op_scratch(&self) -> Borrowed<'_> {
+        self.inner.op_scratch.take()
+    }
+
     /// Working memory for one task.
     fn scratch(&self) -> Borrowed<'_> {
-        self.inner.scratch.take()
+        self.inner.task_scratch.take()
     }
 
     fn vectors(&self) -> Vectors {

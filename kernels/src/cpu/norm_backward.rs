@@ -29,7 +29,7 @@ impl CpuDevice {
         let channels = shape.channels;
         let (mean, variance) = stats.split_at(channels);
         let block_len = chunk_rows(shape) * channels;
-        let mut scratch = self.scratch();
+        let mut scratch = self.op_scratch();
         let sums = scratch.sums.take(dy.len().div_ceil(block_len) * 2 * channels);
         let cost = Cost::elements(3 * dy.len());
         self.chunk_pairs(cost, (dy, block_len), (sums, 2 * channels), |index, dy, sums| {
@@ -70,7 +70,7 @@ impl CpuDevice {
         let channels = shape.channels;
         let rows = shape.rows as f32;
         let (mean, variance) = stats.split_at(channels);
-        let mut scratch = self.scratch();
+        let mut scratch = self.op_scratch();
         let (scale, rest) = scratch.sums.take(3 * channels).split_at_mut(channels);
         let (dy_mean, slope) = rest.split_at_mut(channels);
         for channel in 0..channels {

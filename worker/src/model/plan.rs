@@ -12,13 +12,18 @@ pub struct Elements {
     pub gradient: usize,
     /// Of all buffers of a `ResNet`.
     pub total: usize,
+    /// That the device takes besides for its largest op, about.
+    pub working: usize,
 }
 
 impl Graph {
     pub(super) fn elements(&self) -> Elements {
         let parameters = self.layout.parameters_len();
         let total = parameters + self.layout.statistics_len() + self.packed_len + self.arena_len;
-        Elements { parameters, gradient: self.layout.gradient_len(), total }
+        // Winograd sums up the gradient of a 3x3 kernel at 36 points.
+        let lens = self.layout.parameters.iter().map(|tensor| tensor.span.len);
+        let working = 4 * lens.max().unwrap_or(0);
+        Elements { parameters, gradient: self.layout.gradient_len(), total, working }
     }
 }
 

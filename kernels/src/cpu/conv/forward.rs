@@ -26,7 +26,7 @@ impl CpuDevice {
             self.winograd_forward(shape, &Pass::forward(shape, x, packed), y, stats);
             return;
         }
-        let mut scratch = self.scratch();
+        let mut scratch = self.op_scratch();
         let scratch = &mut *scratch;
         let windows = Windows::new(shape);
         let source = windows.source(self, shape, x, &mut scratch.source);
@@ -90,7 +90,7 @@ impl CpuDevice {
         let (channels, pixels) = (shape.out_channels, shape.out_pixels());
         let block_pixels = if pass.is_wide() { STATS_PIXELS } else { pass.block_pixels() };
         let blocks = pixels.div_ceil(block_pixels);
-        let mut scratch = self.scratch();
+        let mut scratch = self.op_scratch();
         let moments = scratch.sums.take(blocks * 2 * channels);
         let block_len = block_pixels * channels;
         if pass.is_wide() {

@@ -37,7 +37,7 @@ impl CpuDevice {
             run: shape.out_channels,
         };
         let grid = Grid { height: shape.height, width: shape.width };
-        let mut scratch = self.scratch();
+        let mut scratch = self.op_scratch();
         let zeros = scratch.zeros.zeros(source.run);
         let weights = packed.as_chunks().0;
         let panel_rows = shape.kernel * shape.kernel * shape.out_channels;

@@ -25,7 +25,7 @@ impl CpuDevice {
             self.winograd_weight_grad(shape, x, dy, dw);
             return;
         }
-        let mut scratch = self.scratch();
+        let mut scratch = self.op_scratch();
         let scratch = &mut *scratch;
         let windows = Windows::new(shape);
         let source = windows.source(self, shape, x, &mut scratch.source);

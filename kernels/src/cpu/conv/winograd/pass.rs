@@ -142,7 +142,7 @@ impl CpuDevice {
         accumulate: Accumulate,
     ) {
         let block = Block::new(pass, index);
-        let mut scratch = self.scratch();
+        let mut scratch = self.op_scratch();
         let scratch = &mut *scratch;
         let group_len = group_len(pass.images.channels);
         let groups = scratch.values.take(block.groups() * group_len);

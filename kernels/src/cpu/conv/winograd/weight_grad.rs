@@ -31,7 +31,7 @@ impl CpuDevice {
         let tiles = shape.batch * tiling.per_image();
         let block_tiles = block_tiles(tiles, inputs * outputs);
 
-        let mut scratch = self.scratch();
+        let mut scratch = self.op_scratch();
         let scratch = &mut *scratch;
         let part = inputs.next_multiple_of(LANES) * WIDTH + SKEW;
         let sums = scratch.sums.take(outputs.div_ceil(WIDTH) * POINTS * part);
