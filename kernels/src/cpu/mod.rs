@@ -79,8 +79,8 @@ impl CpuDevice {
         &self.inner.profile
     }
 
-    /// Working memory for a whole op. Kept apart from that of tasks, which is many times as small and there for each
-    /// thread.
+    /// Working memory for a whole op. Kept apart from that of tasks, which is many times as small
+    /// and there for each thread.
     fn op_scratch(&self) -> Borrowed<'_> {
         self.inner.op_scratch.take()
     }
