@@ -13,3 +13,4 @@ mod operators;
 mod quarantine;
 mod restart;
 mod memory;
+mod bench;
