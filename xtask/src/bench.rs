@@ -209,3 +209,26 @@ usage: cargo xtask bench PYTHON [--only KIND,...] [--rounds N] [--threads A,B] [
 
 Tables go to standard output and, with every reading, to bench/results.
 Example: cargo xtask bench ~/venv/bin/python --only exchange,ddp --rounds 9";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_and_wrong_ones_get_the_usage() {
+        let options = Options::parse(&["py", "--only", "ddp,exchange", "--rounds", "3"]).unwrap();
+        assert_eq!((options.only, options.rounds), (vec![Kind::Ddp, Kind::Exchange], 3));
+        let all = Options::parse(&["py", "--threads", "4", "--photos", "p"]).unwrap();
+        assert_eq!((all.only.len(), all.threads, all.photos), (4, vec![4], Some("p".into())));
+        for wrong in [
+            &[][..],
+            &["--only", "step"],
+            &["py", "--only", "speed"],
+            &["py", "--rounds", "0"],
+            &["py", "--rounds"],
+        ] {
+            let error = Options::parse(wrong).unwrap_err();
+            assert!(format!("{error:#}").contains("usage:"), "{wrong:?}");
+        }
+    }
+}
