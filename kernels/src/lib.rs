@@ -1,7 +1,8 @@
 //! The arithmetic of a ResNet: one function per op, behind one `Device`.
 //!
 //! Activations are `[N, H, W, C]` (NHWC) fp32, convolution weights `[kh, kw, C_in, C_out]`,
-//! linear weights `[in, out]`. This crate knows no model, no network, no file.
+//! linear weights `[in, out]`. This crate knows no model, no network, and no file but nameless memory
+//! that processes share.
 //!
 //! **Invariant**: the bits of every result depend on the op's shape and inputs alone: never on the
 //! thread count, on the instruction set chosen at run time, or on the other samples of the batch
