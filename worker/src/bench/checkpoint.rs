@@ -62,7 +62,8 @@ fn round(
     let layout = Arc::new(model.layout().clone());
     let host = |buffer: &Buffer| buffer.host().expect(ON_HOST).to_vec();
     let (params, running) = (host(model.params()), host(model.running()));
-    let snapshot = Snapshot { step: 1, layout, params, running, velocity: host(velocity) };
+    let snapshot =
+        Snapshot { step: 1, layout, params, running, velocity: host(velocity), average: None };
     lap(0);
     let files =
         [(MODEL_FILE, snapshot.encode_model()), (OPTIMIZER_FILE, snapshot.encode_optimizer())];

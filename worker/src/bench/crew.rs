@@ -114,6 +114,7 @@ pub(super) fn meet(
         slice_count: first_slice(rank + 1) - first_slice(rank),
     });
     let group = Group {
+        first_step: 1,
         job: "bench".to_owned(),
         generation: 1,
         rank,
