@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use proto::wire::v1;
+
+use crate::core::Policy;
+
 /// Trains ResNets on a cluster: starts and watches training runs.
 #[derive(Debug, Parser)]
 #[command(name = "coordinator", version, max_term_width = 100, after_help = EXAMPLE_TRAIN)]
@@ -64,6 +68,47 @@ pub struct TrainArgs {
     /// Start over even if the same job has been run here before. Deletes nothing.
     #[arg(long)]
     pub fresh: bool,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+}
+
+/// What happens when workers come and go. Changes nothing in the result.
+#[derive(Clone, Debug, Args)]
+pub struct PolicyArgs {
+    /// When a worker is lost: go on with the others; or wait for another; or let one that stands by take its place.
+    #[arg(long, value_enum, default_value_t = OnLossArg::Shrink)]
+    pub on_loss: OnLossArg,
+    /// With fewer workers the job waits, and those that are left hold its state.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub min_workers: u32,
+    /// More workers stay idle [default: as many as the job has slices].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub max_workers: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnLossArg {
+    Shrink,
+    Wait,
+    Spare,
+}
+
+impl OnLossArg {
+    pub fn on_wire(self) -> v1::OnLoss {
+        match self {
+            OnLossArg::Shrink => v1::OnLoss::Shrink,
+            OnLossArg::Wait => v1::OnLoss::Wait,
+            OnLossArg::Spare => v1::OnLoss::Spare,
+        }
+    }
+}
+
+impl PolicyArgs {
+    pub fn policy(&self) -> Policy {
+        let max_workers = self.max_workers.unwrap_or(u32::MAX);
+        let on_loss = self.on_loss.on_wire().into();
+        Policy { on_loss, min_workers: self.min_workers, max_workers }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -107,6 +152,8 @@ pub struct SubmitArgs {
     /// Start over even if the same job has been run before. Deletes nothing.
     #[arg(long)]
     pub fresh: bool,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
     #[command(flatten)]
     pub connection: Connection,
 }

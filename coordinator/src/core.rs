@@ -2,8 +2,9 @@
 //! only ordered collections, so that equal events give equal actions.
 //!
 //! In reading order: `event` and `action` (its language), `job` and `roster` and `membership` (what it remembers), `submit` (jobs come
-//! and go), `progress` (steps are committed, checkpoints sealed), `loss` (what went wrong, and whose fault it was),
-//! `quarantine` (images that can't be decoded), `record` (what outlives the process), `view` (what people see).
+//! and go), `progress` (steps are committed, checkpoints sealed), `loss` (what went wrong, and whose fault it was), `recovery`
+//! (what is done about it), `quarantine` (images that can't be decoded), `record` (what outlives the process), `view` (what
+//! people see).
 //!
 //! A job outlives its generations: `Membership` is dropped as a whole, and the next one is formed by `schedule`.
 
@@ -16,6 +17,7 @@ mod submit;
 mod progress;
 mod loss;
 mod quarantine;
+mod recovery;
 mod record;
 mod view;
 
@@ -27,8 +29,8 @@ use proto::identity::{Generation, JobId};
 pub use action::*;
 pub use event::*;
 pub use job::{
-    CheckpointEntry, DatasetFacts, JobSpec, Shortage, Submission, WeightsFacts, best_checkpoint,
-    differing_keys,
+    CheckpointEntry, DatasetFacts, JobSpec, Mark, OnLoss, Policy, Shortage, Submission,
+    WeightsFacts, best_checkpoint, differing_keys,
 };
 pub use membership::share_slices;
 pub use quarantine::BadCounts;
@@ -37,7 +39,7 @@ pub use view::JobView;
 
 use job::{JobRun, Stage};
 use membership::{Membership, joined};
-use roster::Roster;
+use roster::{Roster, Worker};
 
 /// Everything the coordinator knows.
 #[derive(Debug, Default)]
@@ -68,9 +70,28 @@ impl Cluster {
         self.generation = Generation(self.generation.0 + 1);
         let (boot, generation) = (self.boot, self.generation.0);
         self.push(Action::Journal(Record::Booted { boot, generation }));
-        let open = self.jobs.iter().filter(|job| !matches!(job.stage, Stage::Ended(_)));
-        let open: Vec<(JobId, u64)> =
-            open.map(|job| (job.id.clone(), job.watermark.step)).collect();
+        let open = |job: &&JobRun| !matches!(job.stage, Stage::Ended(_));
+        // Jobs whose workers live on their own go on.
+        let active = |job: &&JobRun| job.stage == Stage::Active;
+        let outlives = |job: &&JobRun| open(job) && job.shortage == Shortage::Wait;
+        let lasting: Vec<&JobRun> = self.jobs.iter().filter(outlives).collect();
+        let first = lasting.iter().copied().filter(active);
+        let others = lasting.iter().copied().filter(|job| !active(job));
+        let lasting: Vec<(JobId, u64)> =
+            first.chain(others).map(|job| (job.id.clone(), job.watermark.step)).collect();
+        self.queue = lasting.iter().map(|(id, _)| id.clone()).collect();
+        for (job, step) in lasting {
+            // It may have ended between going back to a checkpoint and forgetting what came after it.
+            self.push(Action::CutHistory { job, step });
+        }
+        self.reopen();
+        let ended = |job: &&JobRun| open(job) && job.shortage == Shortage::Fail;
+        let open: Vec<(JobId, u64)> = self
+            .jobs
+            .iter()
+            .filter(ended)
+            .map(|job| (job.id.clone(), job.watermark.step))
+            .collect();
         for (job, step) in open {
             let reason = format!(
                 "the coordinator ended while this job stood at step {step}; the same job, run again, goes on"
@@ -79,6 +100,36 @@ impl Cluster {
             self.conclude(&job, Outcome::Failed { cause: Cause::Interrupted, reason });
         }
         std::mem::take(&mut self.actions)
+    }
+
+    /// The generation of an earlier life is over, or goes on: that depends on whether its members come back.
+    fn reopen(&mut self) {
+        let Some(membership) = &self.membership else { return };
+        let (id, generation) = (membership.job.clone(), membership.generation);
+        let members = membership.seats.len() as u32;
+        if self.queue.front() != Some(&id) {
+            self.membership = None;
+            return;
+        }
+        let Some(job) = self.job(&id) else { return };
+        let (spec, step) = (Box::new(job.spec.clone()), job.watermark.step);
+        self.push(Action::Reopen { job: id.clone(), spec, step });
+        self.push(Action::OpenUploads { job: id.clone(), generation, members });
+        let seconds = RETURN_WITHIN.as_secs();
+        let text = format!(
+            "job {id} stood at step {step} in generation {generation}; its workers have {seconds} s to come back"
+        );
+        self.log(Some(&id), Level::Info, text);
+    }
+
+    /// Published metrics reach up to this step of the job whose generation goes on: later steps that were committed are
+    /// published when its members report them again. Call between `boot` and the first event.
+    pub fn published_up_to(&mut self, step: u64) {
+        let Some(membership) = &mut self.membership else { return };
+        membership.published = step.max(membership.base_step);
+        for seat in &mut membership.seats {
+            seat.applied = seat.applied.min(membership.published);
+        }
     }
 
     /// Advances the cluster by one event. Reads no clock: `now` belongs to the caller and never runs backwards.
@@ -90,7 +141,7 @@ impl Cluster {
             Event::Reported { session, generation, report } => {
                 self.record(session, generation, report);
             }
-            Event::StreamEnded { session, cause } => self.lose(session, &cause),
+            Event::StreamEnded { session, cause } => self.stream_ended(session, &cause),
             Event::NeverJoined { worker, cause } => self.miss(&worker, &cause),
             Event::Submitted { ticket, submission } => self.submit(ticket, *submission),
             Event::BaseFound { job, search } => self.resume(&job, search),
@@ -116,8 +167,15 @@ impl Cluster {
             self.push(Action::Refuse { session, refusal });
             return;
         }
+        let (generation, plans) = self.seat_again(&candidate);
+        self.push(Action::Admit { session, generation });
+        for plan in plans {
+            self.push(Action::Send { session, generation, plan });
+        }
         let Candidate { name, device_kind, threads, address, software_version, .. } = candidate;
-        self.push(Action::Admit(session));
+        if generation != Generation(0) {
+            return self.log(None, Level::Info, format!("worker {name} is back"));
+        }
         let text = format!(
             "worker {name} joined: {device_kind}, threads {threads}, exchange {address}, version {software_version}"
         );
@@ -135,10 +193,12 @@ impl Cluster {
         }
     }
 
-    /// Starts a generation for the oldest job that has not ended, if nothing is running and enough workers are idle.
+    /// What may have become possible: the next generation of the job at hand, or the first of the oldest job that waits.
     fn schedule(&mut self) {
-        if self.membership.is_some() {
-            return;
+        match &self.membership {
+            Some(membership) if membership.sealing().is_some() => return self.reform(),
+            Some(_) => return self.grow(),
+            None => {}
         }
         let Some(head) = self.queue.front() else { return };
         let Some(job) = self.jobs.iter().find(|job| job.id == *head) else { return };
@@ -149,35 +209,47 @@ impl Cluster {
         if crew.len() < job.workers as usize {
             return;
         }
-        let crew = &crew[..crew.len().min(job.slices() as usize)];
-        let slices = share_slices(job.slices(), crew.len() as u32);
-        let members = crew.iter().zip(slices).map(|(worker, slices)| Member {
-            session: worker.session,
-            name: worker.name.clone(),
-            incarnation: worker.incarnation,
-            address: worker.address.clone(),
-            slices,
-        });
-        let (device_kind, members) = (crew[0].device_kind.clone(), members.collect());
-        self.form(head.clone(), device_kind, members);
+        let (_, most) = job.crew_bounds();
+        let crew = crew.iter().take(most as usize).map(|worker| worker.session).collect::<Vec<_>>();
+        let (id, base) = (head.clone(), job.base);
+        self.generation = self.generation.next();
+        self.form(&id, base, &[], &crew);
     }
 
-    fn form(&mut self, id: JobId, device_kind: String, members: Vec<Member>) {
-        self.generation = Generation(self.generation.0 + 1);
+    /// Forms the generation whose number was drawn last, from a state that the holders have in memory. Without holders it
+    /// comes from a checkpoint, or from the job's seed.
+    fn form(&mut self, id: &JobId, base: Mark, holders: &[SessionId], crew: &[SessionId]) {
         let (generation, clock) = (self.generation, self.clock);
-        let Some(job) = self.job_mut(&id) else { return };
+        let workers: Vec<&Worker> = crew.iter().filter_map(|one| self.roster.get(*one)).collect();
+        let Some(job) = self.jobs.iter_mut().find(|job| job.id == *id) else { return };
+        let paces: Vec<Option<u64>> = workers.iter().map(|worker| worker.pace_ns).collect();
+        let slices = share_slices(job.slices(), &paces);
+        let members: Vec<Member> = workers.iter().copied().zip(slices).map(Member::new).collect();
+        let device_kind = workers[0].device_kind.clone();
         job.stage = Stage::Active;
         job.generation = generation;
+        job.said_waiting = false;
         job.device_kind = Some(device_kind.clone());
-        let (base, spec) = (job.base, job.spec.clone());
-        let place = (base.step, base.digest);
-        let membership = Membership::new(generation, id.clone(), place, members.clone(), clock);
+        let spec = job.spec.clone();
+        let holds = |member: &Member| holders.contains(&member.session);
+        let ranks = members.iter().enumerate().filter(|(_, member)| holds(member));
+        let holders: Vec<u32> = ranks.map(|(rank, _)| rank as u32).collect();
+        let carried = !holders.is_empty();
+        let membership =
+            Membership::new(generation, id.clone(), base, carried, members.clone(), clock);
+        let redo = self.job(id).map(|job| self.left_undone(job, base)).unwrap_or_default();
+        if redo.checkpoint
+            && let (Some(job), Some(digest)) = (self.job_mut(id), base.digest)
+        {
+            job.unsealed.insert(base.step, digest);
+        }
         self.push(Action::Journal(Record::Formed {
             job: id.to_string(),
             generation: generation.0,
             device_kind,
             base_step: base.step,
             base_digest: base.digest.map(|digest| digest.to_string()),
+            carried,
             members: membership.seats.iter().map(MemberRecord::from).collect(),
         }));
         let count = members.len() as u32;
@@ -190,9 +262,9 @@ impl Cluster {
             base.step,
             joined(places)
         );
-        self.log(Some(&id), Level::Info, text);
-        let base_step = base.step;
-        let formation = Formation { job: id, spec, generation, base_step, members };
+        self.log(Some(id), Level::Info, text);
+        let formation =
+            Formation { job: id.clone(), spec, generation, base, members, holders, redo };
         self.push(Action::Form(Box::new(formation)));
         self.membership = Some(membership);
     }
@@ -227,13 +299,22 @@ pub const GAP_MAX: Duration = Duration::from_millis(300);
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
 /// A worker silent for this long is lost.
 pub const LOST_AFTER: Duration = Duration::from_millis(2000);
+/// Members of an earlier life of the coordinator have this long to come back.
+pub const RETURN_WITHIN: Duration = Duration::from_secs(15);
 /// A generation must be ready within this time: reading data, fetching a checkpoint, connecting.
 pub const READY_WITHIN: Duration = Duration::from_secs(60);
+/// When all members have finished, their last checkpoint is here within this time.
+pub const LAST_CHECKPOINT_WITHIN: Duration = Duration::from_secs(120);
 /// A generation that runs hears of progress within this time: a step, an evaluation, or, after the last step, the end of the
 /// last upload.
 pub const PROGRESS_WITHIN: Duration = Duration::from_secs(20 * 60);
-/// A broken edge waits this long for the death that explains it.
-pub const GRACE: Duration = Duration::from_millis(1500);
+/// A member that is alive gives its generation up within this time: it looks up between slices.
+pub const SEAL_WITHIN: Duration = Duration::from_secs(60);
+/// A generation runs at least this long before it is given up to take in more workers, so that those who come together are
+/// taken in together.
+pub const GROW_AFTER: Duration = Duration::from_millis(500);
+/// An edge between live workers that broke is tried again this often, without a step in between.
+pub const EDGE_RETRIES: u32 = 3;
 
 #[cfg(test)]
 mod tests;

@@ -221,8 +221,8 @@ impl Driver {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Journal(_) => unreachable!("records were written before"),
-            Action::Admit(session) => {
-                self.send(session, Generation(0), plans::welcome());
+            Action::Admit { session, generation } => {
+                self.send(session, Generation(0), plans::welcome(generation));
                 if let Some(reply) = self.joining.remove(&session) {
                     // The call may have been given up meanwhile; its stream's end tells.
                     reply.send(Ok(())).ok();
@@ -244,6 +244,10 @@ impl Driver {
                     gone.plans.try_send(Err(Status::aborted(reason))).ok();
                 }
             }
+            Action::Warm { session, job, spec } => {
+                let generation = self.core.generation();
+                self.send(session, generation, plans::warm(&job, &spec));
+            }
             Action::Answer { ticket, answer } => self.answer(ticket, answer),
             Action::FindBase { job, spec } => {
                 let task = Task::FindBase { job, spec };
@@ -254,6 +258,11 @@ impl Driver {
                 }
             }
             Action::CutHistory { job, step } => self.books.cut(&job, step),
+            Action::Reopen { job, spec, step } => {
+                self.books.open(&job, &spec, step);
+                let published = self.books.published(&job);
+                self.core.published_up_to(published);
+            }
             Action::OpenUploads { job, generation, members } => {
                 let folder = checkpoints::folder_of(&self.state.jobs_folder(), &job);
                 self.uploads.open(job, generation, members, folder);
@@ -276,7 +285,7 @@ impl Driver {
     }
 
     fn form(&mut self, formation: &Formation) {
-        self.books.open(formation);
+        self.books.open(&formation.job, &formation.spec, formation.base.step);
         let key = crate::state::random();
         for (rank, member) in formation.members.iter().enumerate() {
             let plan = plans::form(formation, rank, &key);

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::core::{Event, JobSpec, Shortage, Submission};
+use crate::core::{Event, JobSpec, Policy, Shortage, Submission};
 use crate::driver::{self, DriverError, Ended, Handle, Running, SubmitError, Submitted};
 use crate::service::{self, ListenError};
 use crate::state::{StateDir, StateError};
@@ -88,9 +88,11 @@ impl Local {
         &self,
         spec: JobSpec,
         workers: u32,
+        policy: Policy,
         fresh: bool,
     ) -> Result<Submitted, LocalError> {
-        let submission = Submission { spec, workers, fresh, shortage: Shortage::Fail };
+        let shortage = Shortage::Fail;
+        let submission = Submission { spec, workers, policy, fresh, shortage };
         Ok(self.handle.submit(submission).await?)
     }
 

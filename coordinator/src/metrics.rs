@@ -79,6 +79,13 @@ struct EvaluationLine {
 #[derive(Debug, Deserialize)]
 struct AnyLine {
     step: u64,
+    loss: Option<serde::de::IgnoredAny>,
+}
+
+impl AnyLine {
+    fn is_step(&self) -> bool {
+        self.loss.is_some()
+    }
 }
 
 impl Meter {
@@ -193,6 +200,17 @@ pub fn cut(folder: &Path, step: u64) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(&path)?;
     file.set_len(kept as u64)?;
     file.sync_all()
+}
+
+/// Newest step whose training metric is on disk; 0 without any. A last line that was cut off does not count, and is removed.
+pub fn last_step(folder: &Path) -> io::Result<u64> {
+    let text = match std::fs::read_to_string(metrics_path(folder)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    let step = |line: &str| serde_json::from_str::<AnyLine>(line).ok().filter(AnyLine::is_step);
+    Ok(text.lines().rev().find_map(step).map_or(0, |line| line.step))
 }
 
 fn metrics_path(folder: &Path) -> PathBuf {

@@ -95,7 +95,7 @@ fn augmented_images_in_memory_give_the_same_bits_for_any_workers() {
 }
 
 /// Steps with a training loss in the metrics of the first job, in file order.
-fn steps_in_metrics(state: &Path) -> Vec<u64> {
+pub(crate) fn steps_in_metrics(state: &Path) -> Vec<u64> {
     let metrics = std::fs::read_to_string(state.join("jobs/digits-1/metrics.jsonl")).unwrap();
     let rows = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let steps = rows.filter(|row| row.get("loss").is_some());

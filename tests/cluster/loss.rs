@@ -1,35 +1,65 @@
-//! A worker that dies is named, the run stops, and the same command goes on.
+//! A worker that dies is named, and the others carry on with the same state.
 
 use std::time::{Duration, Instant};
 
 use cluster_tests::{JobFile, Signal, Train, send};
 
-use crate::bits::model_sha256;
+use crate::bits::{model_sha256, steps_in_metrics};
 
 #[test]
-fn a_killed_worker_is_named_within_two_seconds_and_the_run_can_be_resumed() {
+fn killed_workers_are_named_and_the_others_end_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobFile::digits().with("epochs = 3", "epochs = 12").write(folder.path());
+    let undisturbed = Train::new(&job, &folder.path().join("whole")).spawn().finish(LIMIT);
+
+    let train = Train { workers: 4, ..Train::new(&job, &folder.path().join("killed")) };
+    let mut running = train.spawn();
+    for (epoch, victim, left) in [(2, 1, 3), (5, 0, 2), (8, 3, 1)] {
+        running.wait_for(&[&format!("epoch {epoch} of")], LIMIT);
+        let victims = running.children();
+        let killed = Instant::now();
+        send(victims[victim.min(victims.len() - 1)], Signal::KILL);
+        let next = format!("continuing with {left} worker");
+        let (line, at) = running.wait_for(&[" lost ", &next], LIMIT);
+        assert!(at - killed < Duration::from_secs(2), "{:?}: {line}", at - killed);
+    }
+    let ended = running.finish(LIMIT);
+    assert_eq!(model_sha256(&ended), model_sha256(&undisturbed));
+    // The others' broken connections are consequences.
+    let names = |line: &&str| line.contains(" lost ") && !line.contains(" said: ");
+    let named: Vec<&str> = ended.stderr.lines().filter(names).collect();
+    assert_eq!(named.len(), 3, "{named:?}");
+    assert_eq!(steps_in_metrics(&folder.path().join("killed")), (1..=270).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_worker_that_hangs_is_left_out() {
     let folder = tempfile::tempdir().unwrap();
     let job = JobFile::digits().with("epochs = 3", "epochs = 6").write(folder.path());
     let undisturbed = Train::new(&job, &folder.path().join("whole")).spawn().finish(LIMIT);
-
-    let train = Train { workers: 3, ..Train::new(&job, &folder.path().join("killed")) };
+    let train = Train { workers: 3, ..Train::new(&job, &folder.path().join("hung")) };
     let mut running = train.spawn();
     running.wait_for(&["epoch 2"], LIMIT);
     let victim = running.children()[1];
-    let killed = Instant::now();
-    send(victim, Signal::KILL);
-    let (line, at) = running.wait_for(&["worker", "lost in step"], LIMIT);
-    assert!(at - killed < Duration::from_secs(2), "{:?}: {line}", at - killed);
-    assert!(line.contains("w2"), "{line}");
+    send(victim, Signal::STOP);
+    let (line, _) = running.wait_for(&["worker", "lost", "silent for"], LIMIT);
+    assert!(line.contains("continuing with 2 workers"), "{line}");
+    let ended = running.finish(LIMIT);
+    assert_eq!(model_sha256(&ended), model_sha256(&undisturbed));
+}
+
+#[test]
+fn the_last_workers_death_stops_the_run_and_the_same_command_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobFile::digits().with("epochs = 3", "epochs = 6").write(folder.path());
+    let undisturbed = Train::new(&job, &folder.path().join("whole")).spawn().finish(LIMIT);
+    let train = Train { workers: 1, ..Train::new(&job, &folder.path().join("killed")) };
+    let mut running = train.spawn();
+    running.wait_for(&["epoch 2"], LIMIT);
+    send(running.children()[0], Signal::KILL);
+    running.wait_for(&["worker", "lost in step", "stopping"], LIMIT);
     let ended = running.finish(LIMIT);
     assert_eq!(ended.code, Some(4), "{}", ended.stderr);
-    // The others' broken connections are consequences.
-    let named: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("lost")).collect();
-    assert!(
-        named.iter().all(|line| !line.contains("w1 lost") && !line.contains("w3 lost")),
-        "{named:?}"
-    );
-
     let resumed = train.spawn().finish(LIMIT);
     assert_eq!(model_sha256(&resumed), model_sha256(&undisturbed));
 }

@@ -3,6 +3,7 @@
 
 mod bits;
 mod averages;
+mod crew;
 mod loss;
 mod refusals;
 mod doors;

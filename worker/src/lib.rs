@@ -2,7 +2,8 @@
 //!
 //! In the order of the data's flow: `data` (samples), `model` (forward, backward), `collective` (the exchange), `optim`
 //! (the update), `checkpoint` (the state as files). `step` composes one optimizer step, `evaluate` the exact evaluation,
-//! `prepare` and `trainer` the life of a generation. `session` alone speaks to the coordinator.
+//! `prepare` and `trainer` the life of a generation, `held` the state
+//! that outlives it. `session` alone speaks to the coordinator.
 
 pub mod args;
 pub mod bench;
@@ -14,6 +15,7 @@ pub mod session;
 pub mod trainer;
 mod prepare;
 mod memory;
+mod held;
 pub mod step;
 pub mod table;
 pub mod onnx;

@@ -8,29 +8,38 @@ use std::time::Duration;
 
 use dataset::{Dataset, DatasetError, Fingerprint, Format};
 use kernels::Device;
-use proto::Timeline;
 use proto::job::{Job, JobError, Normalisation};
-use proto::wire::v1::{Form, TroubleKind};
+use proto::wire::v1::{self, Form, TroubleKind};
+use proto::{JobId, Timeline};
 
 use crate::checkpoint::{
     CheckpointError, InitialError, decode_ema, decode_initial, decode_model, decode_optimizer,
 };
-use crate::collective::{Collective, CollectiveError, Group, Peer, Solo, TcpExchange, Transport};
+use crate::collective::{
+    Collective, CollectiveError, Group, Handover, Peer, Solo, TcpExchange, Transport,
+};
 use crate::data::{Loader, Quarantine, Share, Source, format};
+use crate::held::Held;
 use crate::layout::Layout;
-use crate::memory::{self, MemoryError};
-use crate::model::{Geometry, ResNet};
-use crate::optim::{Ema, Sgd};
+use crate::memory::{MemoryError, Setting};
+use crate::model::Geometry;
 use crate::step::{Gradients, Run};
 use crate::trainer::{Base, Formation, Machine, peer_or_internal};
 
-/// Ready to train.
+/// Ready to train: everything of a generation, but for the state that outlives it.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) run: Run,
     pub(crate) job: Job,
     pub(crate) timeline: Timeline,
     pub(crate) layout: Arc<Layout>,
+}
+
+/// What a worker keeps from one generation to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    datasets: Datasets,
+    pub(crate) held: Option<Held>,
 }
 
 /// Why this worker can't take part.
@@ -56,6 +65,10 @@ pub(crate) enum PrepareError {
     Exchange(#[from] CollectiveError),
     #[error("start the loader thread: {0}")]
     Loader(std::io::Error),
+    #[error(
+        "take over the state after step {step}: what arrived has another digest than what was committed"
+    )]
+    OtherState { step: u64 },
     #[error("the generation was abandoned")]
     Abandoned,
 }
@@ -67,6 +80,7 @@ impl PrepareError {
             | PrepareError::Job(_)
             | PrepareError::Memory(_)
             | PrepareError::Loader(_)
+            | PrepareError::OtherState { .. }
             | PrepareError::Abandoned => TroubleKind::TroubleInternal,
             PrepareError::Dataset(_) => TroubleKind::TroubleDatasetUnreadable,
             PrepareError::DatasetDiffers { .. } => TroubleKind::TroubleDatasetDiffers,
@@ -80,7 +94,7 @@ impl PrepareError {
 
 /// The dataset read last: generations of one job share it.
 #[derive(Debug, Default)]
-pub(crate) struct Datasets {
+struct Datasets {
     last: Option<(PathBuf, Format, Arc<Dataset>)>,
 }
 
@@ -108,30 +122,67 @@ impl Datasets {
     }
 }
 
-/// Takes a worker from a formation to the state after `form.base_step`, connected to its peers.
+/// Reads a job's dataset and sets up memory for its state, so that a formation finds both.
+pub(crate) fn warm(
+    machine: &Machine,
+    memory: &mut Memory,
+    warm: &v1::Warm,
+) -> Result<JobId, PrepareError> {
+    let job_id: JobId =
+        warm.job_id.parse().map_err(|_| PrepareError::Plan("a job id is no name"))?;
+    let job = Job::parse(&warm.job_toml)?;
+    let place = (warm.data_path.as_str(), warm.dataset_fingerprint.as_slice());
+    let dataset = open_dataset(machine, &mut memory.datasets, &job, place)?;
+    let job_text = (&job_id, warm.job_toml.as_str());
+    if memory.held.as_ref().is_none_or(|held| !held.is_of(&job_id, &warm.job_toml)) {
+        memory.held = None;
+        // How many slices there will be is not known yet; at least one, and at least one other worker.
+        let setting = setting(machine, &job, &dataset, (&(0..1), 2));
+        memory.held = Some(Held::new(&machine.device, job_text, &setting)?);
+    }
+    Ok(job_id)
+}
+
+/// Takes a worker from a formation to the state after `form.base_step`, connected to its peers. Whatever goes wrong, what it
+/// holds stays in `memory`, marked for what it is.
 pub(crate) fn prepare(
     machine: &Machine,
-    datasets: &mut Datasets,
+    memory: &mut Memory,
     formation: &Formation,
 ) -> Result<Prepared, PrepareError> {
     let form = &formation.form;
+    let job_id: JobId =
+        form.job_id.parse().map_err(|_| PrepareError::Plan("a job id is no name"))?;
     let job = Job::parse(&form.job_toml)?;
     let slices = check_members(machine, form, &job)?;
-    let fingerprint = Fingerprint::from_bytes(&form.dataset_fingerprint);
-    let fingerprint = fingerprint.ok_or(PrepareError::Plan("a fingerprint has 32 bytes"))?;
-    let folder = machine.data.as_deref().unwrap_or(Path::new(&form.data_path));
-    let dataset = datasets.open(folder, format(&job), fingerprint)?;
-    check_channels(&job, dataset.shape.channels)?;
+    let place = (form.data_path.as_str(), form.dataset_fingerprint.as_slice());
+    let dataset = open_dataset(machine, &mut memory.datasets, &job, place)?;
     let timeline = Timeline::new(&job, dataset.train.len() as u64);
-    if form.base_step >= timeline.total_steps() {
+    if form.base_step >= timeline.total_steps() && form.holders.is_empty() {
         return Err(PrepareError::Plan("the base step is not before the job's end"));
     }
     continue_unless_abandoned(formation)?;
 
+    // A state of another job, or of an older form of this one, is of no use any more.
+    let mut held = match memory.held.take_if(|held| held.is_of(&job_id, &form.job_toml)) {
+        Some(held) => held,
+        None => {
+            memory.held = None;
+            let text = (&job_id, form.job_toml.as_str());
+            let setting = setting(machine, &job, &dataset, (&slices, form.members.len()));
+            Held::new(&machine.device, text, &setting)?
+        }
+    };
     let bucket_len_max = (job.exchange.bucket_mib as usize) << 18; // 4-byte elements in a MiB
-    let model = plan_model(machine, &job, &dataset, (&slices, form.members.len()))?;
-    let optimizer = Sgd::new(&machine.device, model.layout(), &job.optimizer);
-    let gradients = Gradients::new(&machine.device, &model, slices.clone(), bucket_len_max);
+    let gradients = Gradients::new(&machine.device, &held.model, slices.clone(), bucket_len_max);
+    let ready = fill(machine, &mut held, &job, formation, gradients.bucket_lens());
+    let collective = match ready {
+        Ok(collective) => collective,
+        Err(error) => {
+            memory.held = Some(held);
+            return Err(error);
+        }
+    };
     let source = Source::new(dataset, &job).with_decode_threads(decode_threads(&machine.device));
     let share = Share {
         first_step: form.base_step + 1,
@@ -139,20 +190,17 @@ pub(crate) fn prepare(
         slice_len: job.train.slice_len() as u64,
         slices: u64::from(slices.start)..u64::from(slices.end),
     };
-    let loader = Loader::start(source.clone(), share).map_err(PrepareError::Loader)?;
-    let ema = job.ema.map(|rule| Ema::new(&machine.device, model.layout(), rule));
-    let mut state = State { model, optimizer, ema };
-    load_state(&mut state, &job, formation)?;
-    let State { model, optimizer, ema } = state;
-    continue_unless_abandoned(formation)?;
-    // Last, since the peers wait for it: what can fail for one worker alone has been tried.
-    let collective = connect(machine, formation, &job, gradients.bucket_lens())?;
-    let layout = Arc::new(model.layout().clone());
+    let loader = match Loader::start(source.clone(), share) {
+        Ok(loader) => loader,
+        Err(error) => {
+            memory.held = Some(held);
+            return Err(PrepareError::Loader(error));
+        }
+    };
+    let layout = Arc::new(held.model.layout().clone());
     let run = Run {
         device: machine.device.clone(),
-        model,
-        optimizer,
-        ema,
+        held,
         source,
         loader,
         quarantine: Quarantine::default(),
@@ -162,6 +210,78 @@ pub(crate) fn prepare(
         progress: Arc::clone(&machine.progress),
     };
     Ok(Prepared { run, job, timeline, layout })
+}
+
+/// Brings the base state into `held` and connects to the peers.
+fn fill(
+    machine: &Machine,
+    held: &mut Held,
+    job: &Job,
+    formation: &Formation,
+    bucket_lens: Vec<usize>,
+) -> Result<Box<dyn Collective>, PrepareError> {
+    let form = &formation.form;
+    let holds = form.holders.contains(&form.rank);
+    if holds {
+        let stands = held.mark.is_some_and(|mark| {
+            mark.step == form.base_step && mark.digest.as_slice() == form.base_digest
+        });
+        if !stands {
+            return Err(PrepareError::Plan("it counts on a state that this worker does not hold"));
+        }
+    } else {
+        held.mark = None;
+        if form.holders.is_empty() {
+            load_state(held, job, formation)?;
+        }
+    }
+    continue_unless_abandoned(formation)?;
+    // Last, since the peers wait for it: what can fail for one worker alone has been tried.
+    let collective = connect(machine, formation, job, bucket_lens, held)?;
+    if !holds && !form.holders.is_empty() {
+        held.model.pack();
+    }
+    let mark = held.set_mark(formation.generation, form.base_step);
+    if !form.base_digest.is_empty() && mark.digest.as_slice() != form.base_digest {
+        held.mark = None;
+        return Err(PrepareError::OtherState { step: form.base_step });
+    }
+    Ok(collective)
+}
+
+fn open_dataset(
+    machine: &Machine,
+    datasets: &mut Datasets,
+    job: &Job,
+    (path, fingerprint): (&str, &[u8]),
+) -> Result<Arc<Dataset>, PrepareError> {
+    let fingerprint = Fingerprint::from_bytes(fingerprint);
+    let fingerprint = fingerprint.ok_or(PrepareError::Plan("a fingerprint has 32 bytes"))?;
+    let folder = machine.data.as_deref().unwrap_or(Path::new(path));
+    let dataset = datasets.open(folder, format(job), fingerprint)?;
+    check_channels(job, dataset.shape.channels)?;
+    Ok(dataset)
+}
+
+fn setting<'a>(
+    machine: &Machine,
+    job: &'a Job,
+    dataset: &Dataset,
+    (slices, workers): (&Range<u32>, usize),
+) -> Setting<'a> {
+    let shape = dataset.shape;
+    let geometry = Geometry {
+        batch: job.train.slice_len(),
+        height: shape.height,
+        width: shape.width,
+        channels: shape.channels,
+        classes: dataset.classes.len(),
+    };
+    let decode_threads = match dataset.train.path(0) {
+        Some(_) => decode_threads(&machine.device).get(),
+        None => 0,
+    };
+    Setting { job, geometry, slices: slices.clone(), workers, decode_threads }
 }
 
 /// The members' slices cover the job's, in rank order, and this process start is the member at its rank. Returns its
@@ -181,6 +301,11 @@ fn check_members(machine: &Machine, form: &Form, job: &Job) -> Result<Range<u32>
     let own = own.ok_or(PrepareError::Plan("there is no member at this worker's rank"))?;
     if own.incarnation != machine.incarnation.0 {
         return Err(PrepareError::Plan("the member at this worker's rank is another process"));
+    }
+    let rising = form.holders.windows(2).all(|pair| pair[0] < pair[1]);
+    let world = form.members.len() as u32;
+    if !rising || form.holders.last().is_some_and(|&last| last >= world) {
+        return Err(PrepareError::Plan("the ranks that hold the state are not rising ranks"));
     }
     Ok(own.first_slice..own.first_slice + own.slice_count)
 }
@@ -204,53 +329,22 @@ fn continue_unless_abandoned(formation: &Formation) -> Result<(), PrepareError> 
     if formation.abort.is_aborted() { Err(PrepareError::Abandoned) } else { Ok(()) }
 }
 
-fn plan_model(
-    machine: &Machine,
-    job: &Job,
-    dataset: &Dataset,
-    (slices, workers): (&Range<u32>, usize),
-) -> Result<ResNet, PrepareError> {
-    let shape = dataset.shape;
-    let geometry = Geometry {
-        batch: job.train.slice_len(),
-        height: shape.height,
-        width: shape.width,
-        channels: shape.channels,
-        classes: dataset.classes.len(),
-    };
-    let decode_threads = match dataset.train.path(0) {
-        Some(_) => decode_threads(&machine.device).get(),
-        None => 0,
-    };
-    let need = memory::require_for_training(&memory::Setting {
-        job,
-        geometry,
-        slices: slices.clone(),
-        workers,
-        decode_threads,
-    })?;
-    let sizes = memory::train_sizes(job);
-    let model = ResNet::with_room(&machine.device, &job.model, geometry, &sizes);
-    let parameters = model.layout().parameters_len();
-    tracing::info!(parameters, memory_mib = need >> 20, "model planned");
-    Ok(model)
-}
-
-/// What a checkpoint holds.
-struct State {
-    model: ResNet,
-    optimizer: Sgd,
-    ema: Option<Ema>,
-}
-
-fn load_state(state: &mut State, job: &Job, formation: &Formation) -> Result<(), PrepareError> {
-    let State { model, optimizer, ema } = state;
+/// From the job's seed, from weights, or from the checkpoint that came with the formation.
+fn load_state(held: &mut Held, job: &Job, formation: &Formation) -> Result<(), PrepareError> {
+    let Held { model, optimizer, ema, .. } = held;
     let layout = model.layout().clone();
     let on_host = "the CPU device's memory is host memory";
     match &formation.base {
-        Base::Seed => model.initialise(job.seed),
+        Base::Members => {
+            return Err(PrepareError::Plan("nobody holds the state that members should hold"));
+        }
+        Base::Seed => {
+            model.initialise(job.seed);
+            optimizer.reset();
+        }
         Base::Weights(file) => {
             model.initialise(job.seed);
+            optimizer.reset();
             let (params, running) = model.state_mut();
             let params = params.host_mut().expect(on_host);
             let fit = decode_initial(&layout, file, params, running.host_mut().expect(on_host))?;
@@ -266,7 +360,7 @@ fn load_state(state: &mut State, job: &Job, formation: &Formation) -> Result<(),
     }
     model.pack();
     match (ema, &formation.base) {
-        (None, _) => {}
+        (None, _) | (_, Base::Members) => {}
         (Some(ema), Base::Seed | Base::Weights(_)) => ema.start(model.params(), model.running()),
         (Some(ema), Base::Checkpoint(files)) => {
             let bytes = files.ema.as_ref();
@@ -285,6 +379,7 @@ fn connect(
     formation: &Formation,
     job: &Job,
     bucket_lens: Vec<usize>,
+    held: &mut Held,
 ) -> Result<Box<dyn Collective>, PrepareError> {
     let form = &formation.form;
     if form.members.len() == 1 {
@@ -309,5 +404,8 @@ fn connect(
         timeout: Duration::from_secs(u64::from(job.exchange.timeout_s)),
         transport: Transport::Fastest,
     };
-    Ok(Box::new(TcpExchange::connect(&machine.listener, group, formation.abort.clone())?))
+    let holders = &form.holders[..];
+    let state = (!holders.is_empty()).then(|| Handover { holders, buffers: held.buffers() });
+    let abort = formation.abort.clone();
+    Ok(Box::new(TcpExchange::connect(&machine.listener, group, abort, state)?))
 }

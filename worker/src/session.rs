@@ -1,9 +1,11 @@
 //! The worker's side of the wire: joins the coordinator, hands plans to the training thread and reports back.
 //!
-//! With its two files the only part of the worker that knows tonic. The training thread outlives a session: when the
-//! coordinator comes back within `Options::wait`, the same process joins again.
+//! With its files the only part of the worker that knows tonic. The training thread outlives a session, and so does the
+//! generation: while the coordinator is away its reports wait in the outbox, and when it comes back within `Options::wait`
+//! the same process joins again and repeats them.
 
 mod connect;
+mod outbox;
 mod transfer;
 
 use std::net::IpAddr;
@@ -16,15 +18,16 @@ use std::time::Duration;
 use proto::wire::v1::{self, TroubleKind, plan, report};
 use proto::wire::{TEXT_BYTES_MAX, Token};
 use proto::{Generation, Name};
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tonic::Streaming;
 
 use crate::collective::Abort;
 use crate::progress::Progress;
-use crate::trainer::{self, Command, Formation, Machine};
+use crate::trainer::{self, Command, Formation, Machine, Upload};
 use connect::Client;
+use outbox::Outbox;
 use transfer::Uploader;
 
 pub use connect::SessionError;
@@ -51,13 +54,14 @@ pub async fn run(options: Options) -> Result<(), SessionError> {
     let mut terminated = Box::pin(connect::termination()?);
     let incarnation = connect::incarnation()?;
     let listener = connect::listen(&options).await?;
-    let hello = v1::Hello {
+    let mut hello = v1::Hello {
         worker: options.name.to_string(),
         incarnation: incarnation.0.to_vec(),
         software_version: env!("CARGO_PKG_VERSION").to_owned(),
         exchange_address: listener.local_address().to_string(),
         device_kind: options.device.kind(),
         threads: options.threads as u32,
+        generation: 0,
     };
     let progress = Arc::new(Progress::default());
     let machine = Machine {
@@ -68,16 +72,20 @@ pub async fn run(options: Options) -> Result<(), SessionError> {
         progress: Arc::clone(&progress),
     };
     let (commands, mut trainer_ended) = start_trainer(machine)?;
+    let mut standing = Standing::new(commands, progress);
     let mut rejoining = false;
     loop {
+        hello.generation = standing.generation();
         let opened = tokio::select! {
             opened = connect::open(&options, &hello, rejoining) => opened?,
+            never = standing.collect() => match never {},
             () = terminated.as_mut() => return Ok(()),
         };
         tracing::info!(worker = %options.name, coordinator = %options.coordinator, "joined");
-        let session = Session { client: opened.client, commands: &commands, progress: &progress };
-        let streams = (opened.reports, opened.plans);
+        standing.welcome(opened.welcome.generation)?;
         let heartbeat = Duration::from_millis(u64::from(opened.welcome.heartbeat_ms));
+        let session = Session { client: opened.client, standing: &mut standing };
+        let streams = (opened.reports, opened.plans);
         match session.serve(streams, heartbeat, &mut trainer_ended, terminated.as_mut()).await? {
             End::Leave => return Ok(()),
             End::Lost(cause) if options.wait.is_zero() => return Err(SessionError::Lost { cause }),
@@ -86,6 +94,72 @@ pub async fn run(options: Options) -> Result<(), SessionError> {
             }
         }
         rejoining = true;
+    }
+}
+
+/// What outlives a session.
+struct Standing {
+    commands: SyncSender<Command>,
+    progress: Arc<Progress>,
+    membership: Option<Membership>,
+    /// What the training thread and the uploader report goes through here.
+    reports: Sender<v1::Report>,
+    reported: Receiver<v1::Report>,
+    outbox: Outbox,
+}
+
+impl Standing {
+    fn new(commands: SyncSender<Command>, progress: Arc<Progress>) -> Standing {
+        let (reports, reported) = mpsc::channel(REPORT_QUEUE);
+        let outbox = Outbox::default();
+        Standing { commands, progress, membership: None, reports, reported, outbox }
+    }
+
+    /// That this worker is a member of; 0 without one.
+    fn generation(&self) -> u64 {
+        self.membership.as_ref().map_or(0, |membership| membership.generation.0)
+    }
+
+    /// Takes reports in while nobody listens.
+    async fn collect(&mut self) -> std::convert::Infallible {
+        while !self.outbox.is_full() {
+            // This side holds a sender, too: the queue never ends.
+            if let Some(report) = self.reported.recv().await {
+                self.outbox.push(report);
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// A session begins; in this generation the worker still counts.
+    fn welcome(&mut self, generation: u64) -> Result<(), SessionError> {
+        if self.generation() != generation
+            && let Some(membership) = self.membership.take()
+        {
+            tracing::info!(generation = membership.generation.0, "it is over");
+            self.abandon(&membership, "the cluster has gone on without this worker")?;
+            self.outbox.forget_before(u64::MAX);
+        }
+        self.outbox.rewind();
+        if let Some(membership) = &self.membership {
+            // A coordinator that was away may have lost what it had of the last checkpoint. A full queue holds a newer one.
+            drop(membership.uploads.try_send(Upload::Again));
+        }
+        Ok(())
+    }
+
+    /// Ends a generation at once, wherever it stands, and forgets what is held.
+    fn abandon(&self, membership: &Membership, reason: &str) -> Result<(), SessionError> {
+        membership.give_up(reason);
+        self.command(Command::Abandon(membership.generation))
+    }
+
+    /// A training thread that has ended is noticed by `serve`.
+    fn command(&self, command: Command) -> Result<(), SessionError> {
+        match self.commands.try_send(command) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(SessionError::TrainerStuck),
+        }
     }
 }
 
@@ -115,8 +189,7 @@ enum End {
 /// One control stream, from the welcome to its end.
 struct Session<'a> {
     client: Client,
-    commands: &'a SyncSender<Command>,
-    progress: &'a Progress,
+    standing: &'a mut Standing,
 }
 
 /// The generation that this worker belongs to.
@@ -125,84 +198,110 @@ struct Membership {
     abort: Abort,
     /// The checkpoint's way here, before the training thread has it.
     fetching: AbortHandle,
+    uploads: Sender<Upload>,
+}
+
+impl Membership {
+    /// Ends its exchange and every wait; what the worker holds stays.
+    fn give_up(&self, reason: &str) {
+        self.fetching.abort();
+        self.abort.abort(reason);
+    }
 }
 
 impl Session<'_> {
     async fn serve(
-        self,
+        mut self,
         (reports, mut plans): (Sender<v1::Report>, Streaming<v1::Plan>),
         heartbeat: Duration,
         trainer_ended: &mut oneshot::Receiver<()>,
         mut terminated: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<End, SessionError> {
         let mut heartbeat = tokio::time::interval(heartbeat.max(HEARTBEAT_MIN));
-        let mut membership: Option<Membership> = None;
-        let generation = |membership: &Option<Membership>| {
-            membership.as_ref().map_or(0, |membership| membership.generation.0)
-        };
-        let (end, last_word) = loop {
+        // Set once this process was asked to end.
+        let mut leaving = None;
+        let end = loop {
+            let Standing { reported, outbox, .. } = &mut *self.standing;
             tokio::select! {
                 plan = plans.message() => match plan {
-                    Ok(Some(plan)) => match self.follow(plan, &mut membership, &reports) {
+                    Ok(Some(plan)) => match self.follow(plan) {
                         Ok(false) => {}
-                        Ok(true) => break (Ok(End::Leave), None),
-                        Err(error) => break (Err(error), None),
+                        Ok(true) => break Ok(End::Leave),
+                        Err(error) => break Err(error),
                     },
-                    Ok(None) => break (Ok(End::Lost("the coordinator ended it".to_owned())), None),
-                    Err(status) => break (Ok(End::Lost(connect::cause(&status))), None),
+                    Ok(None) => break Ok(End::Lost("the coordinator ended it".to_owned())),
+                    Err(status) => break Ok(End::Lost(connect::cause(&status))),
                 },
-                _ = heartbeat.tick() => self.beat(&reports, generation(&membership)),
-                _ = &mut *trainer_ended => {
-                    let word = (generation(&membership), trainer_trouble(self.progress));
-                    break (Err(SessionError::TrainerPanicked), Some(word));
+                Some(report) = reported.recv(), if !outbox.is_full() => outbox.push(report),
+                Ok(room) = reports.reserve(), if outbox.has_unsent() => {
+                    if let Some(report) = outbox.next() {
+                        room.send(report);
+                    }
                 }
-                () = terminated.as_mut() => {
+                _ = heartbeat.tick() => self.beat(&reports),
+                _ = &mut *trainer_ended => break Err(SessionError::TrainerPanicked),
+                () = terminated.as_mut(), if leaving.is_none() => {
                     let reason = "asked to terminate".to_owned();
-                    let leaving = report::Kind::Leaving(v1::Leaving { reason });
-                    break (Ok(End::Leave), Some((0, leaving)));
+                    let word = report::Kind::Leaving(v1::Leaving { reason });
+                    outbox.push(v1::Report { generation: 0, kind: Some(word) });
+                    leaving = Some(Box::pin(tokio::time::sleep(LEAVE_WITHIN)));
+                }
+                () = async { leaving.as_mut().expect("checked").await }, if leaving.is_some() => {
+                    tracing::warn!("nobody let this worker go within {LEAVE_WITHIN:?}: it leaves");
+                    break Ok(End::Leave);
                 }
             }
         };
-        // The trainer and the uploader hold clones of `reports`: they let go first.
-        if let Some(membership) = membership {
-            self.abandon(&membership, "the session with the coordinator ended");
+        if matches!(end, Err(SessionError::TrainerPanicked)) {
+            let word = trainer_trouble(&self.standing.progress);
+            drain(reports, plans, self.standing, word).await;
         }
-        if let Some((generation, word)) = last_word {
-            drain(reports, plans, generation, word).await;
-        }
-        end
+        if leaving.is_some() { end.map(|_| End::Leave) } else { end }
     }
 
     /// Carries out one plan; true when it was a goodbye.
-    fn follow(
-        &self,
-        plan: v1::Plan,
-        membership: &mut Option<Membership>,
-        reports: &Sender<v1::Report>,
-    ) -> Result<bool, SessionError> {
+    fn follow(&mut self, plan: v1::Plan) -> Result<bool, SessionError> {
         let generation = Generation(plan.generation);
+        let standing = &mut *self.standing;
+        let is_current = |member: &mut Membership| member.generation == generation;
         match plan.kind {
             Some(plan::Kind::Form(form)) => {
-                if let Some(old) = membership.take() {
-                    self.abandon(&old, "a newer generation was formed");
+                if let Some(old) = standing.membership.take() {
+                    old.give_up("a newer generation was formed");
                 }
-                let abort = Abort::new();
-                let fetching = self.form(generation, form, abort.clone(), reports.clone());
-                *membership = Some(Membership { generation, abort, fetching });
+                standing.outbox.forget_before(generation.0);
+                self.form(generation, form);
             }
-            Some(plan::Kind::Run(_)) => self.command(Command::Run(generation))?,
-            Some(plan::Kind::Stop(_)) => self.command(Command::Stop(generation))?,
+            Some(plan::Kind::Run(_)) => standing.command(Command::Run(generation))?,
+            Some(plan::Kind::Stop(_)) => standing.command(Command::Stop(generation))?,
             Some(plan::Kind::Abandon(abandon)) => {
-                if membership.as_ref().is_some_and(|member| member.generation == generation)
-                    && let Some(member) = membership.take()
-                {
+                if let Some(member) = standing.membership.take_if(is_current) {
                     tracing::info!(generation = generation.0, "abandoned: {}", abandon.reason);
-                    self.abandon(&member, &abandon.reason);
+                    standing.abandon(&member, &abandon.reason)?;
                 }
             }
             Some(plan::Kind::Release(_)) => {
                 tracing::info!(generation = generation.0, "job ended");
-                membership.take_if(|member| member.generation == generation);
+                standing.membership.take_if(is_current);
+                standing.outbox.forget_before(generation.0 + 1);
+                // Nobody asks for what it held any more.
+                standing.command(Command::Abandon(generation))?;
+            }
+            Some(plan::Kind::Seal(seal)) => {
+                let member = standing.membership.as_ref();
+                if let Some(member) = member.filter(|member| member.generation == generation) {
+                    member.give_up("the generation was sealed");
+                    let (attempt, reports) = (seal.attempt, standing.reports.clone());
+                    standing.command(Command::Seal { generation, attempt, reports })?;
+                }
+            }
+            Some(plan::Kind::Committed(committed)) => {
+                standing.outbox.acknowledge(generation.0, committed.step);
+            }
+            Some(plan::Kind::Warm(warm)) => {
+                standing.progress.enter(v1::Phase::Prepare);
+                let reports = standing.reports.clone();
+                standing.command(Command::Warm { warm, reports })?;
             }
             Some(plan::Kind::Goodbye(goodbye)) => {
                 tracing::info!("leaving: {}", goodbye.reason);
@@ -214,59 +313,42 @@ impl Session<'_> {
     }
 
     /// Fetches what the generation starts from, then wakes the training thread.
-    fn form(
-        &self,
-        generation: Generation,
-        form: v1::Form,
-        abort: Abort,
-        reports: Sender<v1::Report>,
-    ) -> AbortHandle {
-        let (client, commands) = (self.client.clone(), self.commands.clone());
-        self.progress.applied(form.base_step);
-        self.progress.enter(v1::Phase::Prepare);
+    fn form(&mut self, generation: Generation, form: v1::Form) {
+        let Standing { commands, progress, reports, .. } = &*self.standing;
+        let (client, commands, reports) = (self.client.clone(), commands.clone(), reports.clone());
+        let abort = Abort::new();
+        progress.applied(form.base_step);
+        progress.enter(v1::Phase::Prepare);
+        let uploader =
+            Uploader::new(client.clone(), generation, &form, &abort, reports.clone()).start();
+        let (uploads, given_up) = (uploader.clone(), abort.clone());
         let task = tokio::spawn(async move {
-            let base = match transfer::download(client.clone(), &form).await {
+            let base = match transfer::download(client, &form).await {
                 Ok(base) => base,
                 Err(error) => {
                     let trouble = trouble(TroubleKind::TroubleCheckpoint, error.to_string());
                     return say(&reports, generation.0, trouble).await;
                 }
             };
-            let uploads = Uploader::new(client, generation, &form, &abort, reports.clone()).start();
-            let sender = reports.clone();
+            let (abort, sender) = (given_up, reports.clone());
             let formation = Formation { generation, form, abort, base, reports: sender, uploads };
-            // The training thread drops a formation that was abandoned in the meantime.
+            // The training thread drops a formation that was given up in the meantime.
             if commands.try_send(Command::Form(Box::new(formation))).is_err() {
                 let message = "the training thread takes no commands".to_owned();
                 let trouble = trouble(TroubleKind::TroubleInternal, message);
                 say(&reports, generation.0, trouble).await;
             }
         });
-        task.abort_handle()
-    }
-
-    /// Ends a generation at once, wherever it stands.
-    fn abandon(&self, membership: &Membership, reason: &str) {
-        membership.fetching.abort();
-        membership.abort.abort(reason);
-        if let Err(error) = self.command(Command::Abandon(membership.generation)) {
-            tracing::error!("{error}");
-        }
-    }
-
-    /// A training thread that has ended is noticed by `serve`.
-    fn command(&self, command: Command) -> Result<(), SessionError> {
-        match self.commands.try_send(command) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
-            Err(TrySendError::Full(_)) => Err(SessionError::TrainerStuck),
-        }
+        let (fetching, uploads) = (task.abort_handle(), uploader);
+        self.standing.membership = Some(Membership { generation, abort, fetching, uploads });
     }
 
     /// A full queue means that reports are on their way: they are signs of life too.
-    fn beat(&self, reports: &Sender<v1::Report>, generation: u64) {
-        let heartbeat =
-            v1::Heartbeat { step: self.progress.step(), phase: self.progress.phase().into() };
+    fn beat(&self, reports: &Sender<v1::Report>) {
+        let Standing { progress, .. } = &*self.standing;
+        let heartbeat = v1::Heartbeat { step: progress.step(), phase: progress.phase().into() };
         let kind = Some(report::Kind::Heartbeat(heartbeat));
+        let generation = self.standing.generation();
         if reports.try_send(v1::Report { generation, kind }).is_err() {
             tracing::debug!("no room for a heartbeat");
         }
@@ -288,11 +370,14 @@ async fn say(reports: &Sender<v1::Report>, generation: u64, mut kind: report::Ki
 async fn drain(
     reports: Sender<v1::Report>,
     mut plans: Streaming<v1::Plan>,
-    generation: u64,
+    standing: &mut Standing,
     word: report::Kind,
 ) {
     let read = async {
-        say(&reports, generation, word).await;
+        while let Some(report) = standing.outbox.next() {
+            drop(reports.send(report).await);
+        }
+        say(&reports, standing.generation(), word).await;
         drop(reports);
         while let Ok(Some(_)) = plans.message().await {}
     };
@@ -317,9 +402,13 @@ fn trainer_trouble(progress: &Progress) -> report::Kind {
     })
 }
 
-/// Commands of one generation are four; a thread that leaves this many unread is stuck.
+/// Reports on their way from the training thread to the outbox.
+const REPORT_QUEUE: usize = 256;
+/// Commands of one generation are few; a thread that leaves this many unread is stuck.
 const COMMAND_QUEUE: usize = 32;
 /// A coordinator that asks for more heartbeats than this is not obeyed.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+/// How long a worker that was asked to end waits until the others can do without it.
+const LEAVE_WITHIN: Duration = Duration::from_millis(1800);
 /// How long the coordinator may take to read our last words.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);

@@ -13,19 +13,17 @@ use proto::wire::v1::Phase;
 
 use crate::collective::{Abort, Collective, CollectiveError, NodeId, SlicePlan, SliceStep};
 use crate::data::{Loader, LoaderError, Part, Quarantine, Source};
+use crate::held::Held;
 use crate::layout::{Layout, Total};
 use crate::model::{ResNet, Targets};
-use crate::optim::{Ema, GradientNorms, Sgd};
+use crate::optim::{Ema, GradientNorms};
 use crate::progress::Progress;
 
 /// Everything that one step reads and changes.
 #[derive(Debug)]
 pub struct Run {
     pub device: Device,
-    pub model: ResNet,
-    pub optimizer: Sgd,
-    /// Of a job that averages.
-    pub ema: Option<Ema>,
+    pub(crate) held: Held,
     pub source: Source,
     pub loader: Loader,
     pub quarantine: Quarantine,
@@ -95,17 +93,6 @@ pub enum StepError {
     Abandoned { step: u64 },
 }
 
-impl Run {
-    /// Exchanges the trained state with its average, where there is one: it is the average that is evaluated.
-    pub fn swap_average(&mut self) {
-        if let Some(ema) = &mut self.ema {
-            let (params, running) = self.model.state_mut();
-            ema.swap(params, running);
-            self.model.pack();
-        }
-    }
-}
-
 impl Gradients {
     /// `slices`: the contiguous run that this worker computes.
     pub fn new(
@@ -135,7 +122,7 @@ impl Gradients {
 pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, StepError> {
     let mut timer = PhaseTimer::start();
     let shape = run.source.train_shape(plan.step);
-    run.model.resize(shape.height, shape.width);
+    run.held.model.resize(shape.height, shape.width);
     for index in 0..run.gradients.plan.steps().len() {
         if run.abort.is_aborted() {
             return Err(StepError::Abandoned { step: plan.step });
@@ -145,19 +132,19 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         timer.mark(|times| &mut times.data);
         let slot = run.gradients.plan.steps()[index].slot;
         let slice = &mut run.gradients.slots[slot];
-        run.model.load(&batch.pixels, &batch.crops, run.source.mean(), run.source.std());
-        run.model.erase(&batch.erased);
+        run.held.model.load(&batch.pixels, &batch.crops, run.source.mean(), run.source.std());
+        run.held.model.erase(&batch.erased);
         if let Some(mixed) = &batch.mixed {
-            run.model.mix(mixed.how);
+            run.held.model.mix(mixed.how);
         }
-        run.model.forward(slice);
+        run.held.model.forward(slice);
         let targets = Targets {
             labels: batch.classes(),
             label_smoothing: job.train.label_smoothing,
             grad_scale: 1.0 / job.train.batch as f32,
         };
-        run.model.loss(&targets, slice);
-        vote(&run.model, slice, plan.stop_vote);
+        run.held.model.loss(&targets, slice);
+        vote(&run.held.model, slice, plan.stop_vote);
         timer.mark(|times| &mut times.forward);
         backward(run, plan.step, index)?;
         timer.mark(|times| &mut times.backward);
@@ -170,21 +157,22 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
     }
     timer.mark(|times| &mut times.exchange_wait);
     let sum = &run.gradients.sum;
-    let norms = run.optimizer.gradient_norms(sum);
-    if let Some(index) = first_non_finite(&run.device, run.model.layout(), sum, &norms) {
-        let what = run.model.layout().name_of_gradient(index);
+    let norms = run.held.optimizer.gradient_norms(sum);
+    if let Some(index) = first_non_finite(&run.device, run.held.model.layout(), sum, &norms) {
+        let what = run.held.model.layout().name_of_gradient(index);
         return Err(StepError::NotFinite { step: plan.step, what });
     }
-    let totals = totals(&run.model, sum);
+    let totals = totals(&run.held.model, sum);
     let loss = f64::from(totals[Total::Loss as usize]) / job.train.batch as f64;
-    let (params, _) = run.model.state_mut();
-    run.optimizer.update(params, &run.gradients.sum, &norms, plan.learning_rate);
-    run.model.update_running(&run.gradients.sum, job.train.slices);
-    run.model.pack();
-    if let Some(ema) = &mut run.ema {
-        ema.update(plan.step, run.model.params(), run.model.running());
+    let Held { model, optimizer, ema, .. } = &mut run.held;
+    let (params, _) = model.state_mut();
+    optimizer.update(params, &run.gradients.sum, &norms, plan.learning_rate);
+    model.update_running(&run.gradients.sum, job.train.slices);
+    model.pack();
+    if let Some(ema) = ema {
+        ema.update(plan.step, model.params(), model.running());
     }
-    let digest = digest(&run.model, run.ema.as_ref());
+    let digest = digest(model, ema.as_ref());
     timer.mark(|times| &mut times.update);
     Ok(StepReport {
         step: plan.step,
@@ -227,7 +215,7 @@ pub fn digest(model: &ResNet, ema: Option<&Ema>) -> [u8; 16] {
 /// Backward of the `index`-th slice of this worker, with the merges that the tree asks for after it; with the last slice
 /// each complete bucket enters the exchange.
 fn backward(run: &mut Run, step: u64, index: usize) -> Result<(), CollectiveError> {
-    let Run { device, model, collective, gradients, .. } = run;
+    let Run { device, held: Held { model, .. }, collective, gradients, .. } = run;
     let Gradients { plan, slots, buckets, .. } = gradients;
     let SliceStep { slot: top, merges, .. } = &plan.steps()[index];
     let (top, last) = (*top, index + 1 == plan.steps().len());

@@ -1,4 +1,5 @@
-//! The life of a generation on the training thread: prepare, train step after step, evaluate, hand over checkpoints.
+//! The life of a generation on the training thread: prepare, train step after step, evaluate, hand over checkpoints. What the
+//! worker holds outlives it.
 //!
 //! This thread owns the device. It knows no socket and no runtime: commands come in through one bounded channel, reports
 //! and snapshots leave through two.
@@ -18,10 +19,11 @@ use crate::checkpoint::{Average, Snapshot};
 use crate::collective::{Abort, CollectiveError, Listener};
 use crate::data::{Found, LoaderError, Part};
 use crate::evaluate::{EvaluationError, evaluate, share};
+use crate::held::Mark;
 use crate::optim::learning_rate;
-use crate::prepare::{Datasets, PrepareError, Prepared, prepare};
+use crate::prepare::{Memory, PrepareError, Prepared, prepare, warm};
 use crate::progress::Progress;
-use crate::step::{StepError, StepPlan, StepReport, digest, run_step};
+use crate::step::{StepError, StepPlan, StepReport, run_step};
 
 /// What the training thread needs for its whole life.
 #[derive(Debug)]
@@ -40,7 +42,19 @@ pub enum Command {
     Form(Box<Formation>),
     Run(Generation),
     Stop(Generation),
+    /// Give up the generation, of which `Abort` was used, and say what is held.
+    Seal {
+        generation: Generation,
+        attempt: u64,
+        reports: Sender<v1::Report>,
+    },
+    /// Give up the generation and what is held.
     Abandon(Generation),
+    /// Get ready for a job.
+    Warm {
+        warm: v1::Warm,
+        reports: Sender<v1::Report>,
+    },
 }
 
 /// A generation to become a member of.
@@ -58,6 +72,8 @@ pub struct Formation {
 /// What a generation starts from.
 #[derive(Debug)]
 pub enum Base {
+    /// Members hold it in memory.
+    Members,
     /// The job's seed alone.
     Seed,
     /// A file of weights that the job names (`model.init`), as downloaded.
@@ -77,11 +93,15 @@ pub struct CheckpointFiles {
 /// What goes to the uploader, in this order.
 #[derive(Debug)]
 pub enum Upload {
-    Checkpoint(Box<Snapshot>),
-    /// Report `finished` once everything before is uploaded.
-    Finished {
-        step: u64,
+    Checkpoint {
+        snapshot: Box<Snapshot>,
+        /// It is the state that the generation ends with.
+        last: bool,
     },
+    /// Report `finished` once everything before is uploaded.
+    Finished { step: u64 },
+    /// The coordinator was away: the last state of all may have to be uploaded once more.
+    Again,
 }
 
 /// Why a generation ended early.
@@ -102,34 +122,65 @@ enum GenerationError {
 
 /// Runs until the session drops its end of `commands`.
 pub fn run(machine: &Machine, commands: &Receiver<Command>) {
-    let mut datasets = Datasets::default();
-    // A command that ends one generation may be the next one's formation.
+    let mut memory = Memory::default();
+    // A command that ends one generation may belong to what follows it.
     let mut next = commands.recv().ok();
     while let Some(command) = next.take() {
-        // A formation that was abandoned while it waited here is over before it began.
-        if let Command::Form(formation) = command
-            && !formation.abort.is_aborted()
-        {
-            next = member(machine, &mut datasets, &formation, commands);
-            machine.progress.enter(Phase::Idle);
+        match command {
+            // A formation that was given up while it waited here is over before it began.
+            Command::Form(formation) if formation.abort.is_aborted() => {}
+            Command::Form(formation) => {
+                next = member(machine, &mut memory, &formation, commands);
+                machine.progress.enter(Phase::Idle);
+            }
+            Command::Seal { generation, attempt, reports } => {
+                let mark = memory.held.as_ref().and_then(|held| held.mark);
+                let sealed = v1::Sealed { attempt, held: mark.map(Mark::on_wire) };
+                say(&reports, generation, report::Kind::Sealed(sealed));
+            }
+            Command::Abandon(_) => memory.held = None,
+            Command::Warm { warm, reports } => get_warm(machine, &mut memory, &warm, &reports),
+            // Of a generation that is over.
+            Command::Run(_) | Command::Stop(_) => {}
         }
         next = next.or_else(|| commands.recv().ok());
     }
 }
 
+fn get_warm(
+    machine: &Machine,
+    memory: &mut Memory,
+    order: &v1::Warm,
+    reports: &Sender<v1::Report>,
+) {
+    let kind = match warm(machine, memory, order) {
+        Ok(job_id) => report::Kind::Warmed(v1::Warmed { job_id: job_id.to_string() }),
+        Err(error) => {
+            let (kind, phase) = (error.kind().into(), Phase::Prepare.into());
+            let message = error.to_string();
+            report::Kind::Trouble(v1::Trouble { kind, phase, message, ..v1::Trouble::default() })
+        }
+    };
+    say(reports, Generation(0), kind);
+}
+
 /// One generation, from formation to its end. Returns a command that belongs to what follows.
 fn member(
     machine: &Machine,
-    datasets: &mut Datasets,
+    memory: &mut Memory,
     formation: &Formation,
     commands: &Receiver<Command>,
 ) -> Option<Command> {
     let mut orders = Orders { commands, generation: formation.generation, stop: false, next: None };
     machine.progress.applied(formation.form.base_step);
     machine.progress.enter(Phase::Prepare);
-    let result = prepare(machine, datasets, formation)
-        .map_err(GenerationError::from)
-        .and_then(|prepared| train(machine, formation, prepared, &mut orders));
+    let result = prepare(machine, memory, formation).map_err(GenerationError::from).and_then(
+        |mut prepared| {
+            let result = train(machine, formation, &mut prepared, &mut orders);
+            memory.held = Some(prepared.run.held);
+            result
+        },
+    );
     if let Err(error) = result
         && let Some(trouble) = describe(&error, &machine.progress)
     {
@@ -142,72 +193,113 @@ fn member(
 fn train(
     machine: &Machine,
     formation: &Formation,
-    prepared: Prepared,
+    prepared: &mut Prepared,
     orders: &mut Orders<'_>,
 ) -> Result<(), GenerationError> {
-    let progress = &machine.progress;
-    let Prepared { mut run, job, timeline, layout } = prepared;
     let base = formation.form.base_step;
-    let digest = digest(&run.model, run.ema.as_ref()).to_vec();
+    let total = prepared.timeline.total_steps();
+    let digest = prepared.run.held.mark.map(|mark| mark.digest.to_vec()).unwrap_or_default();
     formation.report(report::Kind::Ready(v1::Ready { step: base, digest }));
     orders.wait_for_run()?;
+    // What an earlier generation left undone.
+    let end = base == total;
+    let due = Due {
+        evaluation: formation.form.evaluate_base,
+        checkpoint: formation.form.checkpoint_base || end,
+        end,
+    };
+    follow_up(machine, formation, prepared, base, due)?;
 
-    let world = formation.form.members.len();
-    let rank = formation.form.rank as usize;
     let mut step = base;
-    while step < timeline.total_steps() {
+    while step < total {
         step += 1;
         orders.poll()?;
-        progress.enter(Phase::Compute);
-        let learning_rate = learning_rate(&job, &timeline, step);
-        let report =
-            run_step(&mut run, &job, StepPlan { step, learning_rate, stop_vote: orders.stop })?;
-        progress.applied(step);
+        machine.progress.enter(Phase::Compute);
+        let Prepared { run, job, timeline, .. } = &mut *prepared;
+        let learning_rate = learning_rate(job, timeline, step);
+        let plan = StepPlan { step, learning_rate, stop_vote: orders.stop };
+        let report = run_step(run, job, plan)?;
+        let (generation, digest) = (formation.generation, report.digest);
+        run.held.mark = Some(Mark { generation, step, digest });
+        machine.progress.applied(step);
         formation.tell_of(run.quarantine.take());
         formation.report(step_done(&report));
-        if timeline.evaluates_after(step) {
-            progress.enter(Phase::Evaluate);
-            let samples = share(run.source.dataset().test.len(), rank, world);
-            run.swap_average();
-            let evaluated = evaluate(&mut run.model, &run.source, samples, &run.abort);
-            run.swap_average();
-            let (counts, bad) = evaluated?;
-            run.quarantine.add(Part::Test, bad);
-            formation.tell_of(run.quarantine.take());
-            formation.report(report::Kind::Evaluated(v1::Evaluated {
-                step,
-                samples: counts.samples,
-                correct: counts.correct,
-                correct_top5: counts.correct_top5,
-                loss_fixed: counts.loss_fixed,
-            }));
-        }
-        if timeline.checkpoints_after(step) || report.stop {
-            progress.enter(Phase::Checkpoint);
-            let snapshot = Upload::Checkpoint(Box::new(Snapshot {
-                step,
-                layout: Arc::clone(&layout),
-                params: host(run.model.params()),
-                running: host(run.model.running()),
-                velocity: host(run.optimizer.velocity()),
-                average: run.ema.as_ref().map(|ema| Average {
-                    params: host(ema.params()),
-                    running: host(ema.running()),
-                }),
-            }));
-            if report.stop || step == timeline.total_steps() {
-                // Every sum has arrived: a goodbye that goes wrong costs nothing any more.
-                if let Err(error) = run.collective.shutdown() {
-                    tracing::warn!("closing the exchange: {error}");
-                }
-                formation.upload(snapshot, None)?;
-                formation.upload(Upload::Finished { step }, None)?;
-                return Ok(());
-            }
-            formation.upload(snapshot, Some(UPLOAD_PATIENCE))?;
+        let end = report.stop || step == total;
+        let due = Due {
+            evaluation: timeline.evaluates_after(step),
+            checkpoint: timeline.checkpoints_after(step) || end,
+            end,
+        };
+        follow_up(machine, formation, prepared, step, due)?;
+        if end {
+            return Ok(());
         }
     }
     Ok(())
+}
+
+/// What comes after a step.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    evaluation: bool,
+    checkpoint: bool,
+    /// It was the last one.
+    end: bool,
+}
+
+fn follow_up(
+    machine: &Machine,
+    formation: &Formation,
+    prepared: &mut Prepared,
+    step: u64,
+    due: Due,
+) -> Result<(), GenerationError> {
+    let progress = &machine.progress;
+    let Prepared { run, layout, .. } = prepared;
+    if due.evaluation {
+        progress.enter(Phase::Evaluate);
+        let (rank, world) = (formation.form.rank as usize, formation.form.members.len());
+        let samples = share(run.source.dataset().test.len(), rank, world);
+        run.held.swap_average();
+        let evaluated = evaluate(&mut run.held.model, &run.source, samples, &run.abort);
+        run.held.swap_average();
+        let (counts, bad) = evaluated?;
+        run.quarantine.add(Part::Test, bad);
+        formation.tell_of(run.quarantine.take());
+        formation.report(report::Kind::Evaluated(v1::Evaluated {
+            step,
+            samples: counts.samples,
+            correct: counts.correct,
+            correct_top5: counts.correct_top5,
+            loss_fixed: counts.loss_fixed,
+        }));
+    }
+    if !due.checkpoint {
+        return Ok(());
+    }
+    progress.enter(Phase::Checkpoint);
+    let snapshot = Box::new(Snapshot {
+        step,
+        layout: Arc::clone(layout),
+        params: host(run.held.model.params()),
+        running: host(run.held.model.running()),
+        velocity: host(run.held.optimizer.velocity()),
+        average: run
+            .held
+            .ema
+            .as_ref()
+            .map(|ema| Average { params: host(ema.params()), running: host(ema.running()) }),
+    });
+    let snapshot = Upload::Checkpoint { snapshot, last: due.end };
+    if !due.end {
+        return formation.upload(snapshot, Some(UPLOAD_PATIENCE));
+    }
+    // Every sum has arrived: a goodbye that goes wrong costs nothing any more.
+    if let Err(error) = run.collective.shutdown() {
+        tracing::warn!("closing the exchange: {error}");
+    }
+    formation.upload(snapshot, None)?;
+    formation.upload(Upload::Finished { step }, None)
 }
 
 /// Commands as seen from inside one generation.
@@ -242,7 +334,10 @@ impl Orders<'_> {
     fn obey(&mut self, command: Command) -> Result<(), GenerationError> {
         match command {
             Command::Stop(generation) if generation == self.generation => self.stop = true,
-            Command::Abandon(generation) if generation == self.generation => {
+            ending @ (Command::Abandon(generation) | Command::Seal { generation, .. })
+                if generation == self.generation =>
+            {
+                self.next = Some(ending);
                 return Err(GenerationError::Abandoned);
             }
             Command::Form(formation)
@@ -252,19 +347,21 @@ impl Orders<'_> {
                 return Err(GenerationError::Abandoned);
             }
             // Of another generation: late.
-            Command::Form(_) | Command::Run(_) | Command::Stop(_) | Command::Abandon(_) => {}
+            Command::Form(_)
+            | Command::Run(_)
+            | Command::Stop(_)
+            | Command::Seal { .. }
+            | Command::Abandon(_) => {}
+            // A member is not asked to get ready.
+            Command::Warm { .. } => {}
         }
         Ok(())
     }
 }
 
 impl Formation {
-    /// A session that is gone has its own end to deal with; there is nobody to tell.
     fn report(&self, kind: report::Kind) {
-        let report = v1::Report { generation: self.generation.0, kind: Some(kind) };
-        if self.reports.blocking_send(report).is_err() {
-            tracing::debug!("a report found no session");
-        }
+        say(&self.reports, self.generation, kind);
     }
 
     /// Tells of images that can't be decoded, a bounded number at a time.
@@ -295,6 +392,14 @@ impl Formation {
             }
             std::thread::sleep(UPLOAD_POLL);
         }
+    }
+}
+
+/// A session that is gone has its own end to deal with; there is nobody to tell.
+fn say(reports: &Sender<v1::Report>, generation: Generation, kind: report::Kind) {
+    let report = v1::Report { generation: generation.0, kind: Some(kind) };
+    if reports.blocking_send(report).is_err() {
+        tracing::debug!("a report found no session");
     }
 }
 

@@ -20,6 +20,9 @@ pub(super) async fn submit(args: &SubmitArgs) -> Result<Exit, Failure> {
         base_folder: folder.to_string_lossy().into_owned(),
         workers: args.workers,
         fresh: args.fresh,
+        on_loss: args.policy.on_loss.on_wire().into(),
+        min_workers: args.policy.min_workers,
+        max_workers: args.policy.max_workers.unwrap_or(0),
     };
     let tried = format!("submitting {}", args.job.display());
     let reply = client.submit(request).await.map_err(|status| refused(&tried, &status))?;

@@ -25,7 +25,7 @@ pub(super) async fn train(args: &TrainArgs, terminal: &Terminal) -> Result<Exit,
     let plan = CrewPlan { program, workers: args.workers, threads: threads(args) };
 
     let mut local = Local::start(&state).await?;
-    let submitted = local.submit(spec, args.workers, args.fresh).await;
+    let submitted = local.submit(spec, args.workers, args.policy.policy(), args.fresh).await;
     let end = match submitted {
         Ok(Submitted { job, already_finished: false, .. }) => {
             local.run(&job, &plan, terminal).await

@@ -8,15 +8,19 @@ use proto::manifest::Evaluation;
 use proto::wire::v1::PhaseTimes;
 
 use super::event::{Digest, SessionId, Ticket};
-use super::job::{CheckpointEntry, JobSpec};
+use super::job::{CheckpointEntry, JobSpec, Mark};
 use super::record::Record;
+use super::roster::Worker;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// To be durable before any other action of the same batch is carried out.
     Journal(Record),
-    /// Greet the worker.
-    Admit(SessionId),
+    /// Greet the worker; it still belongs to this generation, if that is not 0.
+    Admit {
+        session: SessionId,
+        generation: Generation,
+    },
     Refuse {
         session: SessionId,
         refusal: JoinRefusal,
@@ -33,6 +37,12 @@ pub enum Action {
         session: SessionId,
         reason: String,
     },
+    /// Have the worker read the job's dataset and set up its memory, so that it can become a member quickly.
+    Warm {
+        session: SessionId,
+        job: JobId,
+        spec: Box<JobSpec>,
+    },
     Answer {
         ticket: Ticket,
         answer: Answer,
@@ -46,6 +56,12 @@ pub enum Action {
     /// Steps after `step` will be computed again: forget their metrics.
     CutHistory {
         job: JobId,
+        step: u64,
+    },
+    /// A generation of an earlier life of the coordinator goes on, as far as is known after this step.
+    Reopen {
+        job: JobId,
+        spec: Box<JobSpec>,
         step: u64,
     },
     /// Accept checkpoint parts from this generation.
@@ -86,8 +102,20 @@ pub struct Formation {
     pub job: JobId,
     pub spec: JobSpec,
     pub generation: Generation,
-    pub base_step: u64,
+    pub base: Mark,
     pub members: Vec<Member>,
+    /// Ranks of those who hold the base in memory, and hand it to the others. Empty: it comes from the checkpoint of that
+    /// step, or, at step 0, from the job's seed.
+    pub holders: Vec<u32>,
+    /// Work that an earlier generation left undone after the base step.
+    pub redo: Redo,
+}
+
+/// What follows a step, and was lost with a member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redo {
+    pub evaluation: bool,
+    pub checkpoint: bool,
 }
 
 /// One member, at its rank.
@@ -100,13 +128,37 @@ pub struct Member {
     pub slices: Range<u32>,
 }
 
+impl Member {
+    pub(super) fn new((worker, slices): (&Worker, Range<u32>)) -> Member {
+        Member {
+            session: worker.session,
+            name: worker.name.clone(),
+            incarnation: worker.incarnation,
+            address: worker.address.clone(),
+            slices,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     Run,
+    /// Give the generation up and answer with what you hold; contribute to nothing older than `attempt` any more.
+    Seal {
+        attempt: Generation,
+    },
     Stop,
-    Abandon { reason: String },
+    /// Reports of steps up to this one need not be kept.
+    Committed {
+        step: u64,
+    },
+    Abandon {
+        reason: String,
+    },
     Release,
-    Goodbye { reason: String },
+    Goodbye {
+        reason: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -46,7 +46,8 @@ pub enum Event {
         session: SessionId,
         cause: String,
     },
-    /// A worker process that was started for the job at hand ended, or took too long, before it joined.
+    /// A worker process that was started for the job at hand ended. (That of a member shows in its stream, too.)
+    /// Or it took too long to join.
     NeverJoined {
         worker: Name,
         cause: String,
@@ -96,6 +97,8 @@ pub struct Candidate {
     pub session: SessionId,
     pub name: Name,
     pub incarnation: Incarnation,
+    /// It is still a member of this one, from an earlier stream; 0 when it is none.
+    pub generation: Generation,
     pub address: String,
     pub device_kind: String,
     pub threads: u32,
@@ -105,14 +108,46 @@ pub struct Candidate {
 /// A worker's report, checked.
 #[derive(Clone, Debug)]
 pub enum Report {
-    Heartbeat { step: u64, phase: Phase },
-    Ready { step: u64, digest: Digest },
+    Heartbeat {
+        step: u64,
+        phase: Phase,
+    },
+    Ready {
+        step: u64,
+        digest: Digest,
+    },
     StepDone(StepDone),
-    Evaluated { step: u64, tally: Tally },
+    Evaluated {
+        step: u64,
+        tally: Tally,
+    },
     Quarantined(Vec<BadImage>),
     Trouble(Trouble),
-    Finished { step: u64, model_sha256: String },
-    Leaving { reason: String },
+    Finished {
+        step: u64,
+        model_sha256: String,
+    },
+    Leaving {
+        reason: String,
+    },
+    /// The worker gave its generation up, under this number.
+    Sealed {
+        attempt: Generation,
+        held: Option<Held>,
+    },
+    /// It has what it needs to become a member quickly.
+    Warm {
+        job: JobId,
+    },
+}
+
+/// A training state in a worker's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// In which it was last taken over or changed.
+    pub generation: Generation,
+    pub step: u64,
+    pub digest: Digest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proto::identity::{Generation, Incarnation, JobId};
 use proto::job::Init;
 use proto::manifest::{Evaluation, Input};
+use proto::wire::v1;
 use proto::{Job, Timeline};
 use serde::{Deserialize, Serialize};
 
@@ -81,8 +82,46 @@ pub struct Submission {
     pub spec: JobSpec,
     /// Start when this many workers have joined.
     pub workers: u32,
+    pub policy: Policy,
     pub fresh: bool,
     pub shortage: Shortage,
+}
+
+/// How many workers a job may have while it runs. None of it changes the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    pub on_loss: OnLoss,
+    /// Below this the job waits, and its workers hold their state.
+    pub min_workers: u32,
+    /// More stay idle; a job never has more workers than slices.
+    pub max_workers: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLoss {
+    /// Go on with those who are left; take in others when they come.
+    Shrink,
+    /// Go on with as many as it was started with: wait for another worker.
+    Wait,
+    /// Never more than it was started with; others stand by and take the place of one that is lost.
+    Spare,
+}
+
+impl From<v1::OnLoss> for OnLoss {
+    fn from(on_loss: v1::OnLoss) -> OnLoss {
+        match on_loss {
+            v1::OnLoss::Shrink => OnLoss::Shrink,
+            v1::OnLoss::Wait => OnLoss::Wait,
+            v1::OnLoss::Spare => OnLoss::Spare,
+        }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy { on_loss: OnLoss::Shrink, min_workers: 1, max_workers: u32::MAX }
+    }
 }
 
 /// What to do when a worker that was counted on can't take part.
@@ -111,8 +150,8 @@ pub struct CheckpointEntry {
 /// Where a job stands. `Active` means that a generation is forming or running for it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Stage {
-    /// Its checkpoints of an earlier run are being verified; the ticket waits for the result.
-    Searching(Ticket),
+    /// Its checkpoints are being verified; the ticket of whoever submitted it waits for the result.
+    Searching(Option<Ticket>),
     Queued,
     Active,
     /// Over, but checkpoints are still being sealed.
@@ -120,12 +159,12 @@ pub(crate) enum Stage {
     Ended(Outcome),
 }
 
-/// A committed state.
+/// A training state.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Mark {
-    pub(crate) step: u64,
+pub struct Mark {
+    pub step: u64,
     /// Unknown only for the initial state, before a generation is ready.
-    pub(crate) digest: Option<Digest>,
+    pub digest: Option<Digest>,
 }
 
 #[derive(Debug)]
@@ -134,6 +173,7 @@ pub(crate) struct JobRun {
     pub(crate) spec: JobSpec,
     pub(crate) timeline: Timeline,
     pub(crate) workers: u32,
+    pub(crate) policy: Policy,
     pub(crate) shortage: Shortage,
     pub(crate) stage: Stage,
     /// The newest that was formed for it.
@@ -162,6 +202,14 @@ pub(crate) struct JobRun {
     pub(crate) sealing: BTreeSet<u64>,
     /// Newest checkpoint that was given up, and why.
     pub(crate) given_up: Option<(u64, String)>,
+    /// Somebody asked to stop it while no generation ran.
+    pub(crate) stop_wanted: bool,
+    /// Words for the newest loss, in case nothing comes after it.
+    pub(crate) last_loss: Option<String>,
+    /// It was said that workers are lacking.
+    pub(crate) said_waiting: bool,
+    /// Generations in a row that ended by a broken edge between live workers.
+    pub(crate) broken_edges: u32,
     /// Time between "run" and the end of the generation, and the steps committed in it; over all generations.
     pub(crate) trained: Duration,
     pub(crate) trained_steps: u64,
@@ -176,6 +224,7 @@ impl JobRun {
             spec: submission.spec,
             timeline,
             workers: submission.workers,
+            policy: submission.policy,
             shortage: submission.shortage,
             stage,
             generation: Generation(0),
@@ -192,6 +241,10 @@ impl JobRun {
             assembled: BTreeSet::new(),
             sealing: BTreeSet::new(),
             given_up: None,
+            stop_wanted: false,
+            last_loss: None,
+            said_waiting: false,
+            broken_edges: 0,
             trained: Duration::ZERO,
             trained_steps: 0,
         }
@@ -203,6 +256,19 @@ impl JobRun {
 
     pub(crate) fn slices(&self) -> u32 {
         self.spec.job.train.slices as u32
+    }
+
+    /// Least and most workers of a generation that follows another.
+    pub(crate) fn crew_bounds(&self) -> (u32, u32) {
+        let Policy { on_loss, min_workers, max_workers } = self.policy;
+        let most = max_workers.min(self.slices());
+        let (least, most) = match on_loss {
+            OnLoss::Shrink => (min_workers, most),
+            OnLoss::Wait => (self.workers, self.workers),
+            OnLoss::Spare => (min_workers, self.workers),
+        };
+        // A job that is to stop needs somebody to write its checkpoint, not a crew.
+        if self.stop_wanted { (1, most) } else { (least.min(most), most) }
     }
 
     /// "the newest checkpoint is step 736".
@@ -258,6 +324,12 @@ impl JobRun {
             return self.watermark.digest;
         }
         self.unsealed.get(&step).copied()
+    }
+
+    /// The checkpoint of this step, or a newer one, is on disk or being written.
+    pub(crate) fn is_on_disk(&self, step: u64) -> bool {
+        let newest = self.checkpoints.last().map(|entry| entry.step);
+        self.sealing.contains(&step) || newest.is_some_and(|newest| newest >= step)
     }
 
     /// Nothing that belongs into the checkpoint of this step is missing.

@@ -1,15 +1,15 @@
-//! What goes wrong, and whose fault it was. One line names the culprit; what follows from a loss is not reported as another
-//! cause: an edge that broke waits a moment for the death that explains it.
+//! What goes wrong, and whose fault it was. One line names the culprit, where it was, why, and what happens next; what follows
+//! from a loss is not reported as another cause. What is then done about it is `recovery`'s.
 
 use proto::identity::Name;
 use proto::wire::v1::{Phase, TroubleKind};
 
 use super::action::{Action, Level, Outcome, Plan};
-use super::event::{SessionId, Trouble};
+use super::event::{Candidate, SessionId, Trouble};
 use super::job::{Shortage, Stage};
-use super::membership::{Complaint, Membership, Progress};
+use super::membership::{Away, Complaint, Membership, Progress, Seat, Standing};
 use super::roster::Worker;
-use super::{Cause, Cluster, GRACE, HEARTBEAT, LOST_AFTER, PROGRESS_WITHIN, READY_WITHIN};
+use super::{Cause, Cluster, Generation, LOST_AFTER, PROGRESS_WITHIN, READY_WITHIN, SEAL_WITHIN};
 
 impl Cluster {
     /// A stream ended or went silent.
@@ -22,22 +22,160 @@ impl Cluster {
         }
         match self.membership.as_ref().and_then(|membership| membership.rank_of(session)) {
             None => self.log(None, Level::Warn, format!("worker {name} lost while idle: {cause}")),
-            Some(_) => {
+            Some(rank) => {
                 let place = self.last_place(&worker);
-                self.part_with(&worker, format!("worker {name} lost {place}: {cause}"));
+                self.part_with(rank, format!("worker {name} lost {place}: {cause}"));
             }
         }
     }
 
-    /// A worker ends on purpose.
+    /// A stream broke. Its worker may be dead, or train on and come back: a peer's complaint or time will tell.
+    pub(super) fn stream_ended(&mut self, session: SessionId, cause: &str) {
+        let until = self.clock + LOST_AFTER;
+        let Some(membership) = &self.membership else { return self.lose(session, cause) };
+        let (rank, job) = (membership.rank_of(session), self.job(&membership.job));
+        let may_come_back = job.is_some_and(|job| job.shortage == Shortage::Wait);
+        let worker = self.roster.get(session).filter(|worker| !worker.leaving && !worker.dismissed);
+        let (Some(rank), true, Some(worker)) = (rank, may_come_back, worker.cloned()) else {
+            return self.lose(session, cause);
+        };
+        self.roster.remove(session);
+        self.push(Action::Disconnect { session, reason: cause.to_owned() });
+        if let Some(membership) = &mut self.membership {
+            membership.seats[rank].away = Some(Away { until, cause: cause.to_owned(), worker });
+        }
+        self.settle_absences();
+    }
+
+    /// Members without a stream that are known to be gone, or were waited for long enough.
+    fn settle_absences(&mut self) {
+        let clock = self.clock;
+        let gone = |membership: &Membership| {
+            let blamed = |name: &Name| {
+                let culprits = membership.complaints.iter().map(|c| c.trouble.culprit.as_ref());
+                culprits.flatten().any(|culprit| culprit == name)
+            };
+            membership.seats.iter().position(|seat| {
+                seat.standing != Standing::Lost
+                    && seat
+                        .away
+                        .as_ref()
+                        .is_some_and(|away| away.until < clock || blamed(&seat.member.name))
+            })
+        };
+        while let Some(rank) = self.membership.as_ref().and_then(gone) {
+            let Some(membership) = &mut self.membership else { return };
+            let Some(Away { cause, worker, .. }) = membership.seats[rank].away.clone() else {
+                return;
+            };
+            let (name, place) = (worker.name.clone(), self.last_place(&worker));
+            self.part_with(rank, format!("worker {name} lost {place}: {cause}"));
+        }
+    }
+
+    /// A member of the current generation on a new stream takes its seat again. Returns the generation, 0 when it has no
+    /// seat any more, and the plans that may have been on their way when its stream broke.
+    pub(super) fn seat_again(&mut self, candidate: &Candidate) -> (Generation, Vec<Plan>) {
+        let nowhere = (Generation(0), Vec::new());
+        let Some(membership) = &mut self.membership else { return nowhere };
+        let (generation, attempt) = (membership.generation, membership.sealing());
+        let own = |seat: &&mut Seat| seat.member.incarnation == candidate.incarnation;
+        let seat = membership.seats.iter_mut().find(own);
+        let Some(seat) = seat.filter(|_| candidate.generation == generation) else {
+            return nowhere;
+        };
+        (seat.member.session, seat.away) = (candidate.session, None);
+        if seat.standing == Standing::Lost {
+            // Given up already, but nothing was formed without it yet.
+            seat.standing = Standing::Active;
+        }
+        let active = seat.standing == Standing::Active;
+        let running = matches!(membership.progress, Progress::Running { .. });
+        let plans = [
+            (running, Plan::Run),
+            (running && membership.stopping, Plan::Stop),
+            (active && attempt.is_some(), Plan::Seal { attempt: attempt.unwrap_or(generation) }),
+        ];
+        let due = plans.into_iter().filter(|(due, _)| *due);
+        (generation, due.map(|(_, plan)| plan).collect())
+    }
+
+    /// A worker wants to end. A member is let go when its generation is sealed, since until then the others need it.
     pub(super) fn leave(&mut self, session: SessionId, reason: &str) {
-        let Some(worker) = self.roster.remove(session) else { return };
+        let Some(worker) = self.roster.get_mut(session) else { return };
+        if std::mem::replace(&mut worker.leaving, true) {
+            return;
+        }
+        let worker = worker.clone();
         let name = &worker.name;
-        match self.membership.as_ref().and_then(|membership| membership.rank_of(session)) {
-            None => self.log(None, Level::Info, format!("worker {name} left: {reason}")),
-            Some(_) => {
-                let place = self.last_place(&worker);
-                self.part_with(&worker, format!("worker {name} left {place}: {reason}"));
+        let Some(membership) = self.membership.as_ref().filter(|m| m.rank_of(session).is_some())
+        else {
+            self.log(None, Level::Info, format!("worker {name} left: {reason}"));
+            return self.let_go(session);
+        };
+        let id = membership.job.clone();
+        let place = self.last_place(&worker);
+        let line = format!("worker {name} leaves {place}: {reason}");
+        self.say_loss(&id, Level::Info, line);
+        self.seal_generation();
+    }
+
+    /// Ends the session of a worker that wants to leave.
+    pub(super) fn let_go(&mut self, session: SessionId) {
+        if self.roster.remove(session).is_none() {
+            return;
+        }
+        let plan = Plan::Goodbye { reason: "left in good order".to_owned() };
+        self.push(Action::Send { session, generation: Generation(0), plan });
+    }
+
+    /// One of the members is gone: the others give the generation up, and go on without it.
+    fn part_with(&mut self, rank: usize, line: String) {
+        let Some(membership) = &mut self.membership else { return };
+        membership.seats[rank].standing = Standing::Lost;
+        let id = membership.job.clone();
+        self.say_loss(&id, Level::Warn, line);
+        self.seal_generation();
+    }
+
+    /// The line that names a loss, with what happens next.
+    fn say_loss(&mut self, id: &super::JobId, level: Level, line: String) {
+        let next = self.what_next(id);
+        let fatal = next.starts_with("stopping");
+        let level = if fatal { Level::Error } else { level };
+        self.log(Some(id), level, format!("{line}; {next}"));
+        if let Some(job) = self.job_mut(id) {
+            job.last_loss = Some(line);
+        }
+    }
+
+    /// What will be done about the members that were lost so far.
+    fn what_next(&self, id: &super::JobId) -> String {
+        let (Some(job), Some(membership)) = (self.job(id), &self.membership) else {
+            return String::new();
+        };
+        let crew = self.roster.crew(job.device_kind.as_deref(), &job.excluded);
+        let is_member = |worker: &&&Worker| membership.rank_of(worker.session).is_some();
+        let left = crew.iter().filter(is_member).count();
+        let (least, _) = job.crew_bounds();
+        let newest = job.newest_checkpoint_words();
+        let plural = |count: usize| if count == 1 { "worker" } else { "workers" };
+        let only_few = crew.len() < (least as usize).max(1);
+        match (left, job.shortage) {
+            (0, Shortage::Fail) => format!("stopping; {newest}"),
+            _ if only_few && job.shortage == Shortage::Fail => format!("stopping; {newest}"),
+            (0, Shortage::Wait)
+                if membership.carried || membership.base_step < job.watermark.step =>
+            {
+                format!("no worker holds the state any more; {newest}")
+            }
+            (_, Shortage::Wait) if only_few => {
+                let more = least as usize - crew.len();
+                format!("waiting for {more} more {}", plural(more))
+            }
+            _ => {
+                let count = left.max(least as usize).min(crew.len());
+                format!("continuing with {count} {}", plural(count))
             }
         }
     }
@@ -59,19 +197,6 @@ impl Cluster {
         self.conclude(&id, Outcome::Failed { cause: Cause::Worker, reason });
     }
 
-    /// A member is gone. While a generation forms nothing is lost but time, so others may take its place.
-    fn part_with(&mut self, worker: &Worker, line: String) {
-        let Some(membership) = &self.membership else { return };
-        let id = membership.job.clone();
-        let waits = self.job(&id).is_some_and(|job| job.shortage == Shortage::Wait);
-        if membership.is_forming() && waits {
-            self.log(Some(&id), Level::Warn, format!("{line}; waiting for another worker"));
-            self.requeue(&format!("worker {} is gone", worker.name));
-        } else {
-            self.fail(Cause::Worker, line);
-        }
-    }
-
     /// A member can't go on.
     pub(super) fn complain(&mut self, rank: usize, trouble: Trouble) {
         let Some(membership) = &mut self.membership else { return };
@@ -80,13 +205,15 @@ impl Cluster {
         let message = &trouble.message;
         match trouble.kind {
             TroubleKind::TroublePeer => {
-                let at = self.clock;
                 if !membership.complaints.iter().any(|complaint| complaint.from == rank) {
-                    membership.complaints.push(Complaint { from: rank, trouble, at });
+                    membership.complaints.push(Complaint { from: rank, trouble });
                 }
+                // Whoever is to blame, the exchange is broken.
+                self.seal_generation();
+                self.settle_absences();
             }
             TroubleKind::TroubleDatasetUnreadable | TroubleKind::TroubleDatasetDiffers => {
-                self.exclude(rank, message);
+                self.exclude(rank, Cause::Data, format!("worker {name} refused: {message}"));
             }
             TroubleKind::TroubleCheckpoint => {
                 self.fail(
@@ -98,55 +225,77 @@ impl Cluster {
                 self.fail(Cause::Worker, format!("worker {name} gave up {place}: {message}"));
             }
             TroubleKind::TroubleInternal => {
-                self.fail(Cause::Worker, format!("worker {name} failed {place}: {message}"));
+                let line = format!("worker {name} failed {place}: {message}");
+                self.exclude(rank, Cause::Worker, line);
             }
         }
     }
 
-    /// The worker's dataset is missing or another one: it can't take part in this job.
-    fn exclude(&mut self, rank: usize, message: &str) {
-        let Some(membership) = &self.membership else { return };
-        let (name, id) = (membership.name(rank).clone(), membership.job.clone());
-        let incarnation = membership.seats[rank].member.incarnation;
-        let line = format!("worker {name} refused for job {id}: {message}");
-        let forming = membership.is_forming();
+    /// This process can't take part in the job, now or later: it sits out while the others go on.
+    fn exclude(&mut self, rank: usize, cause: Cause, line: String) {
+        let Some(membership) = &mut self.membership else { return };
+        let id = membership.job.clone();
+        let Seat { member, standing, .. } = &mut membership.seats[rank];
+        *standing = Standing::Lost;
+        let (session, incarnation) = (member.session, member.incarnation);
+        let (generation, first) = (membership.generation, !membership.carried);
         let Some(job) = self.job_mut(&id) else { return };
         job.excluded.insert(incarnation);
-        if job.shortage == Shortage::Wait && forming {
-            self.log(Some(&id), Level::Warn, format!("{line}; waiting for another worker"));
-            self.requeue(&format!("worker {name} can't take part"));
-        } else {
-            self.fail(Cause::Data, line);
+        let nobody_else = job.shortage == Shortage::Fail;
+        let plan = Plan::Abandon { reason: "it can't take part".to_owned() };
+        self.push(Action::Send { session, generation, plan });
+        // On one machine what one process can't read, none can.
+        if cause == Cause::Data && first && nobody_else {
+            return self.fail(cause, line);
         }
+        self.say_loss(&id, Level::Warn, line);
+        self.seal_generation();
     }
 
     /// Everything that is due because time went by.
     pub(super) fn expire(&mut self) {
+        self.settle_absences();
+        self.acknowledge();
+        self.end_generation();
         for session in self.roster.silent(self.clock, LOST_AFTER) {
             self.lose(session, &format!("silent for {} ms", LOST_AFTER.as_millis()));
         }
-        if let Some(line) = self.overdue() {
-            return self.fail(Cause::Worker, line);
+        for session in self.overdue() {
+            let (what, limit) = match self.membership.as_ref().and_then(Membership::sealing) {
+                Some(_) => ("did not give its generation up", SEAL_WITHIN),
+                None => ("was not ready", READY_WITHIN),
+            };
+            self.lose(session, &format!("it {what} within {} s", limit.as_secs()));
         }
-        let broken_edge = self.membership.as_ref().and_then(|m| self.verdict(m));
-        if let Some(line) = broken_edge {
+        if let Some(line) = self.stalled() {
             self.fail(Cause::Worker, line);
         }
     }
 
-    fn overdue(&self) -> Option<String> {
-        let membership = self.membership.as_ref()?;
-        let Progress::Forming { since } = membership.progress else { return self.stalled() };
-        let late = self.clock.saturating_sub(since) > READY_WITHIN;
-        let (generation, unready) = (membership.generation, membership.unready());
-        let limit = READY_WITHIN.as_secs();
-        late.then(|| format!("generation {generation} was not ready within {limit} s: {unready}"))
+    /// Members that the others have waited for too long, forming or sealing a generation.
+    fn overdue(&self) -> Vec<SessionId> {
+        let Some(membership) = &self.membership else { return Vec::new() };
+        let (since, limit) = match membership.progress {
+            Progress::Forming { since } => (since, READY_WITHIN),
+            Progress::Sealing { since, .. } => (since, SEAL_WITHIN),
+            Progress::Running { .. } => return Vec::new(),
+        };
+        if self.clock.saturating_sub(since) <= limit {
+            return Vec::new();
+        }
+        let sealing = membership.sealing().is_some();
+        let late = membership.here().filter(|seat| match seat.standing {
+            Standing::Active => sealing || seat.ready.is_none(),
+            Standing::Sealed(_) | Standing::Lost => false,
+        });
+        late.map(|seat| seat.member.session).collect()
     }
 
     /// All members are alive, but nothing gets done.
     fn stalled(&self) -> Option<String> {
         let membership = self.membership.as_ref()?;
-        if self.clock.saturating_sub(membership.last_progress) <= PROGRESS_WITHIN {
+        let running = matches!(membership.progress, Progress::Running { .. });
+        if !running || self.clock.saturating_sub(membership.last_progress) <= PROGRESS_WITHIN {
             return None;
         }
         let minutes = PROGRESS_WITHIN.as_secs() / 60;
@@ -159,16 +308,9 @@ impl Cluster {
         })
     }
 
-    /// Names the edge once its grace is over and nobody's death explained it.
-    fn verdict(&self, membership: &Membership) -> Option<String> {
-        let first = membership.complaints.first()?;
-        if self.clock.saturating_sub(first.at) <= GRACE {
-            return None;
-        }
-        // Somebody who has missed heartbeats is probably about to be lost: then that is the cause.
-        let hushed = |worker: &Worker| self.clock.saturating_sub(worker.last_heard) > 3 * HEARTBEAT;
-        let seats = membership.seats.iter();
-        if seats.filter_map(|seat| self.roster.get(seat.member.session)).any(hushed) {
+    /// Of complaints that nobody's death explains: the edge that broke, from the rank that saw it.
+    pub(super) fn broken_edge<'a>(&self, membership: &'a Membership) -> Option<&'a Complaint> {
+        if membership.seats.iter().any(|seat| seat.standing == Standing::Lost) {
             return None;
         }
         // Closing one's own edges makes innocent peers complain too. Whoever is blamed and blames nobody is the end of
@@ -179,12 +321,17 @@ impl Cluster {
         let root = membership.complaints.iter().find(|complaint| {
             complaint.trouble.culprit.as_ref().is_some_and(|culprit| !complains(culprit))
         });
-        let Complaint { from, trouble, .. } = root.unwrap_or(first);
+        root.or(membership.complaints.first())
+    }
+
+    /// "worker w1 could not exchange with w2 in step 7 during exchange: connection reset".
+    pub(super) fn edge_words(membership: &Membership, complaint: &Complaint) -> String {
+        let Complaint { from, trouble } = complaint;
         let (name, place) =
             (membership.name(*from), place(trouble.phase, trouble.step.saturating_sub(1)));
         let peer = trouble.culprit.as_ref().map_or("a peer", Name::as_str);
         let message = &trouble.message;
-        Some(format!("worker {name} could not exchange with {peer} {place}: {message}"))
+        format!("worker {name} could not exchange with {peer} {place}: {message}")
     }
 
     /// The job fails: one line says why, and what is left.
@@ -196,30 +343,16 @@ impl Cluster {
         self.end(&id, Outcome::Failed { cause, reason: line });
     }
 
-    /// Gives the generation up; its job waits for the next one.
-    fn requeue(&mut self, reason: &str) {
-        let Some(id) = self.membership.as_ref().map(|m| m.job.clone()) else { return };
-        self.dissolve(reason);
-        if let Some(job) = self.job_mut(&id) {
-            job.stage = Stage::Queued;
-        }
-    }
-
     /// Gives the generation up, whatever becomes of its job.
     pub(super) fn dissolve(&mut self, reason: &str) {
-        self.count_training();
-        let Some(membership) = self.membership.take() else { return };
+        let Some(membership) = self.close_generation() else { return };
         let generation = membership.generation;
-        for seat in &membership.seats {
+        for seat in membership.here() {
             let session = seat.member.session;
             if self.roster.get(session).is_some() {
                 let plan = Plan::Abandon { reason: reason.to_owned() };
                 self.push(Action::Send { session, generation, plan });
             }
-        }
-        self.push(Action::CloseUploads { generation });
-        if let Some(job) = self.job_mut(&membership.job) {
-            job.assembled.clear();
         }
     }
 

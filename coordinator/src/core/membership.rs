@@ -9,7 +9,9 @@ use proto::identity::{Generation, JobId, Name};
 use proto::wire::v1::PhaseTimes;
 
 use super::action::Member;
-use super::event::{Digest, SessionId, StepDone, Tally, Trouble};
+use super::event::{Digest, Held, SessionId, StepDone, Tally, Trouble};
+use super::job::Mark;
+use super::roster::Worker;
 
 #[derive(Debug)]
 pub(crate) struct Membership {
@@ -17,11 +19,21 @@ pub(crate) struct Membership {
     pub(crate) job: JobId,
     pub(crate) base_step: u64,
     pub(crate) base_digest: Option<Digest>,
+    /// Members held the base when it was formed. Otherwise it came from a checkpoint, or from the job's seed.
+    pub(crate) carried: bool,
+    /// It was formed in an earlier life of the coordinator.
+    pub(crate) remembered: bool,
     pub(crate) seats: Vec<Seat>,
     pub(crate) progress: Progress,
     /// The members were asked to stop.
     pub(crate) stopping: bool,
     pub(crate) complaints: Vec<Complaint>,
+    /// All have finished, with this step and model; since, on the lenient clock.
+    pub(crate) ended: Option<(u64, String, Duration)>,
+    /// Newest step whose metric was published.
+    pub(crate) published: u64,
+    /// Members were told that steps up to this one are on record.
+    pub(crate) acknowledged: u64,
     /// When a member last got on with its work, on the lenient clock.
     pub(crate) last_progress: Duration,
     steps: BTreeMap<u64, Vec<Option<StepDone>>>,
@@ -36,6 +48,28 @@ pub(crate) struct Seat {
     pub(crate) applied: u64,
     /// Last step and hash of the model file.
     pub(crate) finished: Option<(u64, String)>,
+    pub(crate) standing: Standing,
+    /// Its stream has ended; it may come back.
+    pub(crate) away: Option<Away>,
+}
+
+/// A member without a stream.
+#[derive(Clone, Debug)]
+pub(crate) struct Away {
+    /// It is lost when it has not come back until then, on the lenient clock.
+    pub(crate) until: Duration,
+    pub(crate) cause: String,
+    /// As it was when it was last heard of.
+    pub(crate) worker: Worker,
+}
+
+/// How a member takes part.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Standing {
+    Active,
+    /// It promised to do nothing more in this generation; what it holds, if anything.
+    Sealed(Option<Held>),
+    Lost,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,6 +78,8 @@ pub(crate) enum Progress {
     Forming { since: Duration },
     /// Since, on the caller's clock.
     Running { since: Duration },
+    /// The members were told to give up this generation, under the number of the next. Since, on the lenient clock.
+    Sealing { attempt: Generation, since: Duration },
 }
 
 /// "My edge to that worker broke": perhaps a cause, perhaps a consequence.
@@ -51,8 +87,6 @@ pub(crate) enum Progress {
 pub(crate) struct Complaint {
     pub(crate) from: usize,
     pub(crate) trouble: Trouble,
-    /// On the lenient clock.
-    pub(crate) at: Duration,
 }
 
 /// A step that all members agree on.
@@ -75,21 +109,34 @@ impl Membership {
     pub(crate) fn new(
         generation: Generation,
         job: JobId,
-        base: (u64, Option<Digest>),
+        base: Mark,
+        carried: bool,
         members: Vec<Member>,
         since: Duration,
     ) -> Membership {
-        let (base_step, base_digest) = base;
-        let seat = |member| Seat { member, ready: None, applied: base_step, finished: None };
+        let Mark { step: base_step, digest: base_digest } = base;
+        let seat = |member| Seat {
+            member,
+            ready: None,
+            applied: base_step,
+            finished: None,
+            standing: Standing::Active,
+            away: None,
+        };
         Membership {
             generation,
             job,
             base_step,
             base_digest,
+            carried,
+            remembered: false,
             seats: members.into_iter().map(seat).collect(),
             progress: Progress::Forming { since },
             stopping: false,
             complaints: Vec::new(),
+            ended: None,
+            published: base_step,
+            acknowledged: base_step,
             last_progress: since,
             steps: BTreeMap::new(),
             tallies: BTreeMap::new(),
@@ -97,7 +144,58 @@ impl Membership {
     }
 
     pub(crate) fn rank_of(&self, session: SessionId) -> Option<usize> {
-        self.seats.iter().position(|seat| seat.member.session == session)
+        let here = |seat: &Seat| {
+            seat.member.session == session && seat.standing != Standing::Lost && seat.away.is_none()
+        };
+        self.seats.iter().position(here)
+    }
+
+    /// Members that are not lost.
+    pub(crate) fn here(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.iter().filter(|seat| seat.standing != Standing::Lost)
+    }
+
+    pub(crate) fn sealing(&self) -> Option<Generation> {
+        match self.progress {
+            Progress::Sealing { attempt, .. } => Some(attempt),
+            Progress::Forming { .. } | Progress::Running { .. } => None,
+        }
+    }
+
+    /// Every member has sealed or is lost: nothing more can happen in this generation.
+    pub(crate) fn is_sealed(&self) -> bool {
+        let over = |seat: &Seat| !matches!(seat.standing, Standing::Active);
+        self.sealing().is_some() && self.seats.iter().all(over)
+    }
+
+    /// The state that a member sealed with, if a new generation may start from it: it belongs to this generation's history
+    /// at or after its base. One that never took the base over is left behind.
+    pub(crate) fn usable(&self, seat: &Seat) -> Option<Mark> {
+        let Standing::Sealed(Some(held)) = seat.standing else { return None };
+        let is_base = held.step == self.base_step && Some(held.digest) == self.base_digest;
+        let extends_base = held.generation == self.generation && held.step >= self.base_step;
+        (is_base || extends_base).then_some(Mark { step: held.step, digest: Some(held.digest) })
+    }
+
+    /// The newest state among members that pass, and the streams of those who hold it.
+    pub(crate) fn newest_state(
+        &self,
+        passes: impl Fn(&Seat) -> bool,
+    ) -> Option<(Mark, Vec<SessionId>)> {
+        let states: Vec<(Mark, SessionId)> = self
+            .seats
+            .iter()
+            .filter(|seat| passes(seat))
+            .filter_map(|seat| Some((self.usable(seat)?, seat.member.session)))
+            .collect();
+        let newest = states.iter().map(|(mark, _)| *mark).max_by_key(|mark| mark.step)?;
+        let holders = states.iter().filter(|(mark, _)| *mark == newest);
+        Some((newest, holders.map(|(_, session)| *session).collect()))
+    }
+
+    /// A step that some members have applied, as one of them reported it.
+    pub(crate) fn reported(&self, step: u64) -> Option<StepDone> {
+        self.steps.get(&step)?.iter().flatten().next().copied()
     }
 
     pub(crate) fn name(&self, rank: usize) -> &Name {
@@ -129,6 +227,10 @@ impl Membership {
         step: u64,
         digest: Digest,
     ) -> Result<Option<Digest>, Contradiction> {
+        if step == self.base_step && !self.is_forming() {
+            // Repeated after a break of its stream, or said before the generation was given up.
+            return Ok(None);
+        }
         if !self.is_forming() || step != self.base_step {
             let (name, base) = (self.name(rank), self.base_step);
             return Err(Contradiction(format!(
@@ -158,6 +260,10 @@ impl Membership {
         report: StepDone,
     ) -> Result<Option<Agreed>, Contradiction> {
         let seat = &mut self.seats[rank];
+        if report.step <= seat.applied {
+            // Repeated after a break of its stream.
+            return Ok(None);
+        }
         if report.step != seat.applied + 1 || seat.finished.is_some() {
             let (name, applied) = (&seat.member.name, seat.applied);
             let step = report.step;
@@ -192,6 +298,13 @@ impl Membership {
         }))
     }
 
+    /// A promise under an older number is late.
+    pub(crate) fn take_sealed(&mut self, rank: usize, attempt: Generation, held: Option<Held>) {
+        if self.sealing() == Some(attempt) {
+            self.seats[rank].standing = Standing::Sealed(held);
+        }
+    }
+
     /// Returns the sum once all members have reported their share.
     pub(crate) fn take_tally(
         &mut self,
@@ -200,7 +313,7 @@ impl Membership {
         tally: Tally,
     ) -> Result<Option<Tally>, Contradiction> {
         let seat = &self.seats[rank];
-        if step != seat.applied {
+        if step > seat.applied {
             let (name, applied) = (&seat.member.name, seat.applied);
             return Err(Contradiction(format!(
                 "worker {name} evaluated step {step} after step {applied}"
@@ -268,17 +381,32 @@ fn collect<T: Copy>(
     complete
 }
 
-/// Cuts `slices` into `members` contiguous runs in rank order, as even as possible, the longer ones first.
-pub fn share_slices(slices: u32, members: u32) -> Vec<Range<u32>> {
-    assert!(members >= 1 && members <= slices, "every member needs a slice");
-    let (each, longer) = (slices / members, slices % members);
-    let start = |rank: u32| rank * each + rank.min(longer);
-    (0..members).map(|rank| start(rank)..start(rank + 1)).collect()
+/// Cuts `slices` into contiguous runs in rank order, so that the member that needs longest is done as early as possible.
+/// `paces`: time that each member needs for a slice, nanoseconds; one that is not known is taken as the mean of the others.
+/// Members of the same pace get runs that differ by one at most, the longer ones first.
+pub fn share_slices(slices: u32, paces: &[Option<u64>]) -> Vec<Range<u32>> {
+    assert!(!paces.is_empty() && paces.len() <= slices as usize, "every member needs a slice");
+    let known: Vec<u64> = paces.iter().flatten().copied().collect();
+    let mean = known.iter().sum::<u64>().checked_div(known.len() as u64).unwrap_or(1).max(1);
+    let pace = |rank: usize| u128::from(paces[rank].unwrap_or(mean).max(1));
+    // Everybody gets one; each further slice goes to who would be done with it first.
+    let mut counts = vec![1u32; paces.len()];
+    for _ in paces.len() as u32..slices {
+        let done = |rank: &usize| pace(*rank) * u128::from(counts[*rank] + 1);
+        let first = (0..paces.len()).min_by_key(done).expect("there are members");
+        counts[first] += 1;
+    }
+    let mut start = 0;
+    let run = |count| {
+        start += count;
+        start - count..start
+    };
+    counts.into_iter().map(run).collect()
 }
 
-/// Steps that some members may have reported and others not: an exchange keeps them within one step, reports are
-/// delivered a little apart.
-const STEPS_AHEAD_MAX: usize = 64;
+/// Steps that some members may have reported and others not: an exchange keeps them within one step, but reports are
+/// delivered apart, and those of a member whose stream broke come when it is back.
+const STEPS_AHEAD_MAX: usize = 100_000;
 
 /// "a, b, c".
 pub(crate) fn joined(words: impl Iterator<Item = String>) -> String {

@@ -4,10 +4,11 @@ use proto::identity::{Generation, JobId};
 
 use super::action::{Action, Level, Metric, Outcome, Plan, SealOrder, Shelf};
 use super::event::{Report, SessionId, StepDone, Tally};
-use super::job::{CheckpointEntry, Stage};
-use super::membership::{Contradiction, Progress, joined};
+use super::job::{CheckpointEntry, JobRun, Stage};
+use super::membership::{Agreed, Contradiction, Membership, Progress, joined};
 use super::record::Record;
-use super::{Cause, Cluster};
+use super::roster::Warmth;
+use super::{Cause, Cluster, LAST_CHECKPOINT_WITHIN};
 
 impl Cluster {
     pub(super) fn record(&mut self, session: SessionId, generation: Generation, report: Report) {
@@ -20,6 +21,10 @@ impl Cluster {
                 return;
             }
             Report::Leaving { reason } => return self.leave(session, reason),
+            Report::Warm { job } => {
+                worker.warmth = Warmth::Warm(job.clone());
+                return;
+            }
             _ => {}
         }
         // Late, not wrong: what an abandoned generation still had to say.
@@ -35,11 +40,21 @@ impl Cluster {
             Report::Evaluated { step, tally } => self.take_tally(rank, step, tally),
             Report::Quarantined(images) => self.take_quarantined(rank, images),
             Report::Finished { step, model_sha256 } => self.take_finished(rank, step, model_sha256),
+            Report::Sealed { attempt, .. } if membership.sealing().is_none() => {
+                // An earlier life of the coordinator asked for it, and is not known to have heard the answer.
+                self.generation = self.generation.max(attempt);
+                self.seal_generation();
+                Ok(())
+            }
+            Report::Sealed { attempt, held } => {
+                membership.take_sealed(rank, attempt, held);
+                Ok(())
+            }
             Report::Trouble(trouble) => {
                 self.complain(rank, trouble);
                 Ok(())
             }
-            Report::Heartbeat { .. } | Report::Leaving { .. } => Ok(()),
+            Report::Heartbeat { .. } | Report::Leaving { .. } | Report::Warm { .. } => Ok(()),
         };
         if let Err(Contradiction(line)) = taken {
             self.fail(Cause::Worker, line);
@@ -58,26 +73,35 @@ impl Cluster {
         membership.progress = Progress::Running { since: now };
         let (id, generation) = (membership.job.clone(), membership.generation);
         let sessions: Vec<_> = membership.seats.iter().map(|seat| seat.member.session).collect();
-        if let Some(job) = self.job_mut(&id) {
+        // In a generation of an earlier life later steps may be committed already.
+        if let Some(job) = self.job_mut(&id).filter(|job| job.watermark.step == step) {
             job.watermark.digest = Some(agreed);
             job.base = job.watermark;
         }
         let text = format!("job {id} trains with {} workers from step {step}", sessions.len());
         self.log(Some(&id), Level::Info, text);
-        for session in sessions {
+        for &session in &sessions {
             self.push(Action::Send { session, generation, plan: Plan::Run });
+        }
+        if self.job_mut(&id).is_some_and(|job| std::mem::take(&mut job.stop_wanted)) {
+            self.stop_generation(&id);
         }
         Ok(())
     }
 
     fn take_step(&mut self, rank: usize, done: StepDone) -> Result<(), Contradiction> {
         let Some(membership) = &mut self.membership else { return Ok(()) };
-        if membership.is_forming() {
+        if membership.is_forming() && !membership.remembered {
             let name = membership.name(rank);
             return Err(Contradiction(format!("worker {name} trained before it was told to")));
         }
-        if let Some(worker) = self.roster.get_mut(membership.seats[rank].member.session) {
+        let member = &membership.seats[rank].member;
+        if let Some(worker) = self.roster.get_mut(member.session) {
             worker.step = worker.step.max(done.step);
+            let times = done.times;
+            let spent = times.data_ns.saturating_add(times.forward_ns);
+            let spent = spent.saturating_add(times.backward_ns);
+            worker.measure(spent / u64::from(member.slices.end - member.slices.start).max(1));
         }
         let Some(agreed) = membership.take_step(rank, done)? else { return Ok(()) };
         let (id, generation) = (membership.job.clone(), membership.generation);
@@ -85,33 +109,62 @@ impl Cluster {
             return Err(Contradiction(format!("the loss of step {} is not finite", agreed.step)));
         }
         let Some(job) = self.job_mut(&id) else { return Ok(()) };
+        if agreed.step <= job.watermark.step {
+            // Committed in an earlier life of the coordinator, which ended before it published the step.
+            self.publish_step(&id, agreed);
+            return Ok(());
+        }
         job.commit(agreed.step, agreed.digest);
         job.trained_steps += 1;
+        job.broken_edges = 0;
         job.loss = Some(agreed.loss);
-        let samples = job.spec.job.train.batch as u64;
         self.push(Action::Journal(Record::Committed {
             job: id.to_string(),
             generation: generation.0,
             step: agreed.step,
             digest: agreed.digest.to_string(),
         }));
-        let metric = Metric::Step {
-            step: agreed.step,
-            loss: agreed.loss,
-            correct: agreed.correct,
-            gradient_norm: agreed.gradient_norm,
-            samples,
-            times: agreed.times,
-        };
-        self.push(Action::Publish { job: id.clone(), metric });
+        self.publish_step(&id, agreed);
         self.seal_due(&id);
         Ok(())
     }
 
+    pub(super) fn publish_step(&mut self, id: &JobId, agreed: Agreed) {
+        let Some(job) = self.job(id) else { return };
+        let samples = job.spec.job.train.batch as u64;
+        if let Some(membership) = &mut self.membership {
+            membership.published = agreed.step;
+        }
+        let Agreed { step, loss, correct, gradient_norm, times, .. } = agreed;
+        let metric = Metric::Step { step, loss, correct, gradient_norm, samples, times };
+        self.push(Action::Publish { job: id.clone(), metric });
+    }
+
+    /// Tells the members which reports they need not keep. On a tick, when what was committed before it is published.
+    pub(super) fn acknowledge(&mut self) {
+        let Some(membership) = &self.membership else { return };
+        let Some(job) = self.job(&membership.job) else { return };
+        let (step, generation) = (job.watermark.step, membership.generation);
+        let Some(membership) = &mut self.membership else { return };
+        if membership.acknowledged >= step {
+            return;
+        }
+        membership.acknowledged = step;
+        let members: Vec<SessionId> = membership.here().map(|seat| seat.member.session).collect();
+        for session in members {
+            self.push(Action::Send { session, generation, plan: Plan::Committed { step } });
+        }
+    }
+
     fn take_tally(&mut self, rank: usize, step: u64, tally: Tally) -> Result<(), Contradiction> {
         let Some(membership) = &mut self.membership else { return Ok(()) };
-        let Some(sum) = membership.take_tally(rank, step, tally)? else { return Ok(()) };
         let id = membership.job.clone();
+        let known = |job: &JobRun| job.id == id && job.evaluations.contains_key(&step);
+        if self.jobs.iter().any(known) {
+            // Repeated after a break of its stream.
+            return Ok(());
+        }
+        let Some(sum) = membership.take_tally(rank, step, tally)? else { return Ok(()) };
         let Some(job) = self.job_mut(&id) else { return Ok(()) };
         let expected = job.spec.dataset.test_len;
         if sum.samples != expected {
@@ -135,41 +188,70 @@ impl Cluster {
         step: u64,
         model_sha256: String,
     ) -> Result<(), Contradiction> {
+        let clock = self.clock;
         let Some(membership) = &mut self.membership else { return Ok(()) };
         let stopping = membership.stopping;
         let Some((step, model_sha256)) = membership.take_finished(rank, step, model_sha256)? else {
             return Ok(());
         };
-        let id = membership.job.clone();
-        let Some(job) = self.job(&id) else { return Ok(()) };
+        membership.ended = Some((step, model_sha256, clock));
+        let Some(job) = self.membership.as_ref().and_then(|m| self.job(&m.job)) else {
+            return Ok(());
+        };
         let total = job.total_steps();
         if step < total && !stopping {
             return Err(Contradiction(format!(
                 "all workers finished with step {step} of {total}, unasked"
             )));
         }
+        self.end_generation();
+        Ok(())
+    }
+
+    /// Lets the members go when all have finished and their last checkpoint is here. After a break of their streams they may
+    /// have to send it once more.
+    pub(super) fn end_generation(&mut self) {
+        let Some(membership) = &self.membership else { return };
+        let Some((step, model_sha256, since)) = membership.ended.clone() else { return };
+        let id = membership.job.clone();
+        let Some(job) = self.job(&id) else { return };
+        let given_up = job.given_up.as_ref().is_some_and(|(given_up, _)| *given_up == step);
+        let waited = self.clock.saturating_sub(since) > LAST_CHECKPOINT_WITHIN;
+        if !(job.is_on_disk(step) || given_up || waited) {
+            return;
+        }
+        let total = job.total_steps();
         self.release();
         let outcome =
             if step < total { Outcome::Stopped } else { Outcome::Finished { model_sha256 } };
         self.end(&id, outcome);
-        Ok(())
     }
 
     /// Ends the generation in agreement: its members are idle again.
     fn release(&mut self) {
-        self.count_training();
-        let Some(membership) = self.membership.take() else { return };
+        let Some(membership) = self.close_generation() else { return };
         let generation = membership.generation;
-        for seat in &membership.seats {
+        for seat in membership.here() {
             let session = seat.member.session;
-            if self.roster.get(session).is_some() {
-                self.push(Action::Send { session, generation, plan: Plan::Release });
-            }
+            self.push(Action::Send { session, generation, plan: Plan::Release });
         }
-        self.push(Action::CloseUploads { generation });
+    }
+
+    /// The generation is over, whatever follows; its members are not told.
+    pub(super) fn close_generation(&mut self) -> Option<Membership> {
+        self.count_training();
+        let membership = self.membership.take()?;
+        self.push(Action::CloseUploads { generation: membership.generation });
         if let Some(job) = self.job_mut(&membership.job) {
             job.assembled.clear();
         }
+        for seat in membership.here() {
+            let session = seat.member.session;
+            if self.roster.get(session).is_some_and(|worker| worker.leaving) {
+                self.let_go(session);
+            }
+        }
+        Some(membership)
     }
 
     pub(super) fn count_training(&mut self) {
@@ -215,6 +297,7 @@ impl Cluster {
         for order in orders {
             self.push(Action::Seal(Box::new(order)));
         }
+        self.end_generation();
     }
 
     pub(super) fn seal(&mut self, id: &JobId, entry: CheckpointEntry) {
@@ -261,6 +344,7 @@ impl Cluster {
         let text =
             format!("checkpoint of step {step} given up: {problem}; training goes on, {newest}");
         self.log(Some(id), Level::Warn, text);
+        self.end_generation();
         self.settle(id);
     }
 }

@@ -4,18 +4,20 @@
 use std::time::Duration;
 
 use proto::Job;
-use proto::identity::{Generation, Incarnation, JobId, hex, unhex};
+use proto::identity::{Generation, Incarnation, JobId, Name, hex, unhex};
 use proto::manifest::Evaluation;
-use proto::wire::v1::Split;
+use proto::wire::v1::{Phase, Split};
 use serde::{Deserialize, Serialize};
 
-use super::Cluster;
-use super::action::{Cause, Outcome};
-use super::event::Digest;
+use super::action::{Cause, Member, Outcome};
+use super::event::{Digest, SessionId};
 use super::job::{
-    CheckpointEntry, DatasetFacts, JobRun, JobSpec, Mark, Shortage, Stage, Submission, WeightsFacts,
+    CheckpointEntry, DatasetFacts, JobRun, JobSpec, Mark, Policy, Shortage, Stage, Submission,
+    WeightsFacts,
 };
-use super::membership::Seat;
+use super::membership::{Away, Membership, Seat};
+use super::roster::{Warmth, Worker};
+use super::{Cluster, RETURN_WITHIN};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -33,12 +35,16 @@ pub enum Record {
         #[serde(default)]
         weights: Option<WeightsFacts>,
         workers: u32,
+        #[serde(default)]
+        policy: Policy,
         shortage: Shortage,
     },
     /// The job goes on from a checkpoint (or, without any, from the beginning). These are the checkpoints it has.
     Resumed {
         job: String,
         workers: u32,
+        #[serde(default)]
+        policy: Policy,
         shortage: Shortage,
         checkpoints: Vec<CheckpointEntry>,
     },
@@ -49,6 +55,9 @@ pub enum Record {
         base_step: u64,
         /// Hex; absent for the initial state before anybody has made it.
         base_digest: Option<String>,
+        /// Members held the base in memory.
+        #[serde(default)]
+        carried: bool,
         members: Vec<MemberRecord>,
     },
     Committed {
@@ -139,35 +148,55 @@ impl Cluster {
                 self.boot = *boot;
                 self.burn(Generation(*generation));
             }
-            Record::Submitted { job, toml, dataset, weights, workers, shortage } => {
+            Record::Submitted { job, toml, dataset, weights, workers, policy, shortage } => {
                 let id = job_id(job)?;
                 let parsed = Job::parse(toml).map_err(|e| unreadable("job file", &e))?;
                 let (toml, dataset, weights) = (toml.clone(), dataset.clone(), weights.clone());
                 let spec = JobSpec { job: parsed, toml, dataset, weights };
-                let submission =
-                    Submission { spec, workers: *workers, fresh: false, shortage: *shortage };
+                let (workers, policy, shortage) = (*workers, *policy, *shortage);
+                let submission = Submission { spec, workers, policy, fresh: false, shortage };
                 self.jobs.push(JobRun::new(id, submission, Stage::Queued));
             }
-            Record::Formed { job, generation, device_kind, members, .. } => {
+            Record::Formed {
+                job,
+                generation,
+                device_kind,
+                base_step,
+                base_digest,
+                carried,
+                members,
+            } => {
                 self.burn(Generation(*generation));
-                for member in members {
-                    incarnation(&member.incarnation)?;
-                }
                 let run = self.replayed(job)?;
                 run.device_kind = Some(device_kind.clone());
                 run.stage = Stage::Active;
+                run.generation = Generation(*generation);
+                let id = run.id.clone();
+                let digest = base_digest.as_deref().map(parse_digest).transpose()?;
+                let base = Mark { step: *base_step, digest };
+                let workers: Vec<Worker> = members
+                    .iter()
+                    .map(|member| absent(member, device_kind))
+                    .collect::<Result<_, _>>()?;
+                self.membership =
+                    Some(remembered(id, Generation(*generation), base, *carried, members, workers));
             }
-            Record::Resumed { job, workers, shortage, checkpoints } => {
+            Record::Resumed { job, workers, policy, shortage, checkpoints } => {
                 let base = base_of(checkpoints)?;
+                self.membership.take_if(|membership| membership.job.as_str() == job);
                 let run = self.replayed(job)?;
                 run.checkpoints = checkpoints.clone();
                 run.rewind(base);
-                (run.workers, run.shortage) = (*workers, *shortage);
+                (run.workers, run.policy, run.shortage) = (*workers, *policy, *shortage);
                 run.stage = Stage::Queued;
             }
             Record::Committed { job, step, digest, .. } => {
                 let digest = parse_digest(digest)?;
                 self.replayed(job)?.commit(*step, digest);
+                let current = self.membership.as_mut().filter(|m| m.job.as_str() == job);
+                for seat in current.into_iter().flat_map(|membership| &mut membership.seats) {
+                    seat.applied = seat.applied.max(*step);
+                }
             }
             Record::Evaluated { job, step, evaluation } => {
                 self.replayed(job)?.evaluations.insert(*step, *evaluation);
@@ -186,6 +215,7 @@ impl Cluster {
                 }
             }
             Record::Ended { job, end, trained_ms, trained_steps } => {
+                self.membership.take_if(|membership| membership.job.as_str() == job);
                 let run = self.replayed(job)?;
                 run.stage = Stage::Ended(end.outcome());
                 run.trained = Duration::from_millis(*trained_ms);
@@ -204,6 +234,50 @@ impl Cluster {
         found.ok_or_else(|| ReplayError::UnknownJob(job.to_owned()))
     }
 }
+
+/// A member of an earlier life, of whom nothing has been heard yet.
+fn absent(member: &MemberRecord, device_kind: &str) -> Result<Worker, ReplayError> {
+    let name: Name = member.worker.parse().map_err(|e| unreadable("worker's name", &e))?;
+    Ok(Worker {
+        session: NOBODY,
+        name,
+        incarnation: incarnation(&member.incarnation)?,
+        address: member.address.clone(),
+        device_kind: device_kind.to_owned(),
+        threads: 0,
+        last_heard: Duration::ZERO,
+        step: 0,
+        phase: Phase::Idle,
+        dismissed: false,
+        leaving: false,
+        warmth: Warmth::Cold,
+        pace_ns: None,
+    })
+}
+
+/// The generation that an earlier life formed, as if all its streams had just ended.
+fn remembered(
+    job: JobId,
+    generation: Generation,
+    base: Mark,
+    carried: bool,
+    records: &[MemberRecord],
+    workers: Vec<Worker>,
+) -> Membership {
+    let slices = records.iter().map(|r| r.first_slice..r.first_slice + r.slice_count);
+    let members = workers.iter().zip(slices).map(Member::new).collect();
+    let since = Duration::ZERO;
+    let mut membership = Membership::new(generation, job, base, carried, members, since);
+    membership.remembered = true;
+    for (seat, worker) in membership.seats.iter_mut().zip(workers) {
+        let cause = "it did not come back to the coordinator".to_owned();
+        seat.away = Some(Away { until: RETURN_WITHIN, cause, worker });
+    }
+    membership
+}
+
+/// No stream has this number.
+const NOBODY: SessionId = SessionId(u64::MAX);
 
 impl End {
     fn outcome(&self) -> Outcome {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use proto::identity::{Incarnation, Name};
+use proto::identity::{Incarnation, JobId, Name};
 use proto::wire::WORKERS_MAX;
 use proto::wire::v1::Phase;
 
@@ -25,6 +25,35 @@ pub(crate) struct Worker {
     pub(crate) phase: Phase,
     /// It was told to end: the end of its stream is no loss.
     pub(crate) dismissed: bool,
+    /// It wants to end, and waits to be let go.
+    pub(crate) leaving: bool,
+    pub(crate) warmth: Warmth,
+    /// Smoothed time that it computes a slice in, nanoseconds.
+    pub(crate) pace_ns: Option<u64>,
+}
+
+/// Whether a worker has what it needs to become a member quickly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Warmth {
+    Cold,
+    Asked(JobId),
+    Warm(JobId),
+}
+
+impl Warmth {
+    pub(crate) fn is_about(&self, job: &JobId) -> bool {
+        matches!(self, Warmth::Asked(of) | Warmth::Warm(of) if of == job)
+    }
+}
+
+impl Worker {
+    /// Takes in the time of one slice. One step in ten counts: pauses of the machine come and go.
+    pub(crate) fn measure(&mut self, slice_ns: u64) {
+        self.pace_ns = Some(match self.pace_ns {
+            Some(pace) => pace - pace / 10 + slice_ns / 10,
+            None => slice_ns,
+        });
+    }
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +69,13 @@ impl Roster {
         now: Duration,
         candidate: &Candidate,
     ) -> Result<(), JoinRefusal> {
+        let own = |session: &&SessionId| {
+            self.workers.get(session).is_some_and(|old| old.incarnation == candidate.incarnation)
+        };
+        if let Some(&old) = self.names.get(&candidate.name).filter(own) {
+            // The same process on a new stream: the end of the old one is still on its way.
+            self.remove(old);
+        }
         if let Some(holder) = self.names.get(&candidate.name).and_then(|held| self.get(*held)) {
             let (name, holder) = (candidate.name.clone(), holder.address.clone());
             return Err(JoinRefusal::NameTaken { name, holder });
@@ -58,6 +94,9 @@ impl Roster {
             step: 0,
             phase: Phase::Idle,
             dismissed: false,
+            leaving: false,
+            warmth: Warmth::Cold,
+            pace_ns: None,
         };
         self.names.insert(candidate.name.clone(), candidate.session);
         self.workers.insert(candidate.session, worker);
@@ -102,6 +141,7 @@ impl Roster {
         let mut kinds: BTreeMap<&str, Vec<&Worker>> = BTreeMap::new();
         let fits = |worker: &&Worker| {
             !worker.dismissed
+                && !worker.leaving
                 && !excluded.contains(&worker.incarnation)
                 && kind.is_none_or(|kind| kind == worker.device_kind)
         };

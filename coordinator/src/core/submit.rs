@@ -7,6 +7,7 @@ use proto::identity::JobId;
 use super::action::{Action, Answer, Level, Outcome, Plan, StopRefusal, SubmitRefusal};
 use super::event::{BaseSearch, Ticket};
 use super::job::{CheckpointEntry, JobRun, JobSpec, Stage, Submission, differing_keys};
+use super::membership::Progress;
 use super::record::{End, Record, base_of};
 use super::{Cause, Cluster};
 
@@ -76,6 +77,7 @@ impl Cluster {
             dataset: submission.spec.dataset.clone(),
             weights: submission.spec.weights.clone(),
             workers: submission.workers,
+            policy: submission.policy,
             shortage: submission.shortage,
         }));
         let first_weights = first_weights(&submission.spec);
@@ -95,7 +97,7 @@ impl Cluster {
     /// The job ran here before, or starts from a file: what it goes on from is verified first.
     fn search(&mut self, ticket: Ticket, id: JobId) {
         let Some(job) = self.job_mut(&id) else { return };
-        job.stage = Stage::Searching(ticket);
+        job.stage = Stage::Searching(Some(ticket));
         let spec = Box::new(job.spec.clone());
         self.queue.push_back(id.clone());
         self.push(Action::FindBase { job: id, spec });
@@ -128,7 +130,13 @@ impl Cluster {
         self.go_on_from(id, ticket, entries, base.step);
     }
 
-    fn go_on_from(&mut self, id: &JobId, ticket: Ticket, entries: Vec<CheckpointEntry>, step: u64) {
+    fn go_on_from(
+        &mut self,
+        id: &JobId,
+        ticket: Option<Ticket>,
+        entries: Vec<CheckpointEntry>,
+        step: u64,
+    ) {
         let Some(job) = self.job_mut(id) else { return };
         let Ok(base) = base_of(&entries) else { return };
         let is_new = job.device_kind.is_none();
@@ -144,6 +152,7 @@ impl Cluster {
         let record = Record::Resumed {
             job: id.to_string(),
             workers: job.workers,
+            policy: job.policy,
             shortage: job.shortage,
             checkpoints: entries,
         };
@@ -163,22 +172,32 @@ impl Cluster {
             resumed_from_step: step,
             already_finished: complete,
         };
-        self.push(Action::Answer { ticket, answer });
+        if let Some(ticket) = ticket {
+            self.push(Action::Answer { ticket, answer });
+        }
         if let Some(model_sha256) = model.filter(|_| complete) {
             // The earlier run ended between sealing its last checkpoint and saying so.
             self.conclude(id, Outcome::Finished { model_sha256 });
         }
     }
 
-    fn without_base(&mut self, id: &JobId, ticket: Ticket, problem: String) {
+    fn without_base(&mut self, id: &JobId, ticket: Option<Ticket>, problem: String) {
         let refusal = SubmitRefusal::NoBase { problem: problem.clone() };
         self.cannot_begin(id, ticket, problem, refusal);
     }
 
-    fn cannot_begin(&mut self, id: &JobId, ticket: Ticket, reason: String, refusal: SubmitRefusal) {
+    fn cannot_begin(
+        &mut self,
+        id: &JobId,
+        ticket: Option<Ticket>,
+        reason: String,
+        refusal: SubmitRefusal,
+    ) {
         self.log(Some(id), Level::Error, format!("job {id} can't go on: {reason}"));
         self.conclude(id, Outcome::Failed { cause: Cause::Checkpoint, reason });
-        self.refuse(ticket, refusal);
+        if let Some(ticket) = ticket {
+            self.refuse(ticket, refusal);
+        }
     }
 
     fn warn_all(&mut self, id: &JobId, lines: &[String]) {
@@ -200,7 +219,9 @@ impl Cluster {
             }
             Stage::Ending(_) => {}
             Stage::Searching(waiting) => {
-                self.refuse(waiting, SubmitRefusal::Stopped { job: id.clone() });
+                if let Some(waiting) = waiting {
+                    self.refuse(waiting, SubmitRefusal::Stopped { job: id.clone() });
+                }
                 self.conclude(id, Outcome::Stopped);
             }
             Stage::Queued => self.conclude(id, Outcome::Stopped),
@@ -209,9 +230,16 @@ impl Cluster {
         self.push(Action::Answer { ticket, answer: Answer::Stopping });
     }
 
-    fn stop_generation(&mut self, id: &JobId) {
+    pub(super) fn stop_generation(&mut self, id: &JobId) {
         let Some(membership) = self.membership.as_mut().filter(|m| m.job == *id) else { return };
-        if membership.is_forming() {
+        if !matches!(membership.progress, Progress::Running { .. }) {
+            // What the workers hold may be newer than any checkpoint: they go on for one more step and write it.
+            if membership.carried || membership.sealing().is_some() {
+                if let Some(job) = self.job_mut(id) {
+                    job.stop_wanted = true;
+                }
+                return;
+            }
             self.dissolve("the job was stopped");
             return self.conclude(id, Outcome::Stopped);
         }

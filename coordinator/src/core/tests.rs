@@ -50,6 +50,7 @@ impl Script {
             session,
             name: name(worker),
             incarnation: Incarnation([self.joined as u8; 16]),
+            generation: Generation(0),
             address: format!("10.0.0.{}:9", self.joined),
             device_kind: device_kind.to_owned(),
             threads: 1,
@@ -68,8 +69,26 @@ impl Script {
     }
 
     fn report(&mut self, session: SessionId, report: Report) -> Vec<Action> {
-        let generation = self.core.generation();
+        let generation = self.generation();
         self.tell(Event::Reported { session, generation, report })
+    }
+
+    /// The generation that workers speak of: while one is being sealed, the number of the next is drawn already.
+    fn generation(&self) -> Generation {
+        let current = self.core.membership.as_ref().map(|membership| membership.generation);
+        current.unwrap_or(self.core.generation())
+    }
+
+    /// These members give their generation up and hold the state after `step`.
+    fn seal(&mut self, sessions: &[SessionId], step: u64) -> Vec<Action> {
+        let held = Held { generation: self.generation(), step, digest: digest(step) };
+        self.seal_with(sessions, Some(held))
+    }
+
+    fn seal_with(&mut self, sessions: &[SessionId], held: Option<Held>) -> Vec<Action> {
+        let attempt = self.core.generation();
+        let report = Report::Sealed { attempt, held };
+        sessions.iter().flat_map(|&session| self.report(session, report.clone())).collect()
     }
 
     fn ready(&mut self, sessions: &[SessionId], step: u64) -> Vec<Action> {
@@ -95,7 +114,7 @@ impl Script {
     }
 
     fn assembled(&mut self, job: &str, step: u64) -> Vec<Action> {
-        let generation = self.core.generation();
+        let generation = self.generation();
         self.tell(Event::CheckpointAssembled { job: name(job), generation, step })
     }
 
@@ -107,8 +126,12 @@ impl Script {
 
     /// A job on two workers that runs, at step `steps`.
     fn running(steps: u64) -> (Script, [SessionId; 2]) {
+        Script::running_as(local(2), steps)
+    }
+
+    fn running_as(submission: Submission, steps: u64) -> (Script, [SessionId; 2]) {
         let mut script = Script::new();
-        script.submit(2);
+        script.submit_with(submission);
         let members = [script.join("w1"), script.join("w2")];
         script.ready(&members, 0);
         for step in 1..=steps {
@@ -159,7 +182,13 @@ impl Script {
 
 /// A job that waits for workers to come.
 fn waiting(workers: u32) -> Submission {
-    Submission { spec: spec(), workers, fresh: false, shortage: Shortage::Wait }
+    let (policy, shortage) = (Policy::default(), Shortage::Wait);
+    Submission { spec: spec(), workers, policy, fresh: false, shortage }
+}
+
+/// A job whose workers are all that will ever come.
+fn local(workers: u32) -> Submission {
+    Submission { shortage: Shortage::Fail, ..waiting(workers) }
 }
 
 fn name(text: &str) -> Name {

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use proto::identity::{JobId, Name};
+use proto::identity::JobId;
 use proto::manifest::{Evaluation, folder_name};
 use proto::wire::v1::{CheckpointStatus, JobState, JobStatus, Phase, WorkerStatus};
 
 use super::Cluster;
 use super::action::{Cause, Outcome};
 use super::job::{CheckpointEntry, JobRun, JobSpec, Stage, best_checkpoint};
-use super::membership::Membership;
+use super::membership::{Membership, Standing, joined};
 use super::quarantine::BadCounts;
 use super::roster::Worker;
 
@@ -139,6 +139,9 @@ impl Cluster {
             (Stage::Active, Some(membership)) if membership.is_forming() => {
                 (JobState::Forming, format!("preparing: {} not ready yet", membership.unready()))
             }
+            (Stage::Active, Some(membership)) if membership.sealing().is_some() => {
+                (JobState::Forming, self.sealing_reason(job, membership))
+            }
             (Stage::Active, Some(membership)) => (JobState::Running, running_reason(membership)),
             (Stage::Ending(_), _) => (JobState::Running, "writing its last checkpoint".to_owned()),
             (Stage::Ended(Outcome::Finished { .. }), _) => (JobState::Finished, steps("finished")),
@@ -153,6 +156,16 @@ impl Cluster {
                 (JobState::Failed, reason)
             }
         }
+    }
+
+    /// Between two generations.
+    fn sealing_reason(&self, job: &JobRun, membership: &Membership) -> String {
+        if membership.is_sealed() {
+            return self.waiting_words(&job.id);
+        }
+        let due = membership.here().filter(|seat| seat.standing == Standing::Active);
+        let names = joined(due.map(|seat| seat.member.name.to_string()));
+        format!("going over to the next generation; waiting for {names}")
     }
 
     fn waiting_reason(&self, job: &JobRun) -> String {
@@ -202,11 +215,6 @@ impl Cluster {
 
 fn running_reason(membership: &Membership) -> String {
     let count = membership.seats.len();
-    if let Some(complaint) = membership.complaints.first() {
-        let (name, culprit) = (membership.name(complaint.from), complaint.trouble.culprit.as_ref());
-        let culprit = culprit.map_or("a peer", Name::as_str);
-        return format!("{name} lost its connection to {culprit}; finding out which one failed");
-    }
     if membership.stopping {
         return "stopping after the current step".to_owned();
     }

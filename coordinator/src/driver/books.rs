@@ -9,7 +9,7 @@ use proto::identity::JobId;
 use tokio::sync::watch;
 
 use super::plans::evaluation_line;
-use crate::core::{Formation, Level, Metric};
+use crate::core::{JobSpec, Level, Metric};
 use crate::files::write_atomically;
 use crate::logs::JobLogs;
 use crate::metrics::{self, Meter, Progress};
@@ -34,16 +34,20 @@ impl Books {
     }
 
     /// A generation begins.
-    pub(super) fn open(&mut self, formation: &Formation) {
-        let folder = self.state.job_folder(&formation.job);
+    pub(super) fn open(&mut self, job: &JobId, spec: &JobSpec, step: u64) {
+        self.flush();
+        let goes_on = |progress: &Progress| progress.job == *job && progress.step == step;
+        if step > 0 && self.progress().is_some_and(goes_on) {
+            return;
+        }
+        let folder = self.state.job_folder(job);
         let path = folder.join("job.toml");
         let written = std::fs::create_dir_all(&folder)
-            .and_then(|()| write_atomically(&path, formation.spec.toml.as_bytes()));
+            .and_then(|()| write_atomically(&path, spec.toml.as_bytes()));
         if let Err(error) = written {
             tracing::warn!("writing {}: {error}; training goes on", path.display());
         }
-        let (job, spec) = (formation.job.clone(), &formation.spec);
-        self.meter = match Meter::open(&folder, job, spec, formation.base_step) {
+        self.meter = match Meter::open(&folder, job.clone(), spec, step) {
             Ok(meter) => Some(meter),
             Err(error) => {
                 let folder = folder.display();
@@ -52,6 +56,16 @@ impl Books {
             }
         };
         self.show();
+    }
+
+    /// Newest step with a metric on disk; 0 without any.
+    pub(super) fn published(&self, job: &JobId) -> u64 {
+        let folder = self.state.job_folder(job);
+        metrics::last_step(&folder).unwrap_or_else(|error| {
+            let folder = folder.display();
+            tracing::warn!("reading the metrics in {folder}: {error}; some may be missing");
+            u64::MAX
+        })
     }
 
     pub(super) fn publish(&mut self, now: Duration, job: &JobId, metric: &Metric) {
@@ -80,7 +94,9 @@ impl Books {
     }
 
     /// Steps after `step` are computed again.
-    pub(super) fn cut(&self, job: &JobId, step: u64) {
+    pub(super) fn cut(&mut self, job: &JobId, step: u64) {
+        self.flush();
+        self.meter.take_if(|meter| meter.progress().job == *job);
         let folder = self.state.job_folder(job);
         if let Err(error) = metrics::cut(&folder, step) {
             let folder = folder.display();

@@ -1,25 +1,28 @@
 //! The core's plans as wire messages, and the lines that the driver words itself.
 
-use proto::identity::unhex;
+use proto::identity::{Generation, JobId, unhex};
 use proto::manifest::Evaluation;
 use proto::wire::v1;
 use proto::wire::v1::plan::Kind;
 
-use crate::core::{Formation, HEARTBEAT, LOST_AFTER, Plan};
+use crate::core::{Formation, HEARTBEAT, JobSpec, LOST_AFTER, Plan};
 use crate::metrics::Progress;
 
-pub(super) fn welcome() -> Kind {
+pub(super) fn welcome(generation: Generation) -> Kind {
     Kind::Welcome(v1::Welcome {
         heartbeat_ms: HEARTBEAT.as_millis() as u32,
         lost_after_ms: LOST_AFTER.as_millis() as u32,
         software_version: env!("CARGO_PKG_VERSION").to_owned(),
+        generation: generation.0,
     })
 }
 
 pub(super) fn plan(plan: Plan) -> Kind {
     match plan {
         Plan::Run => Kind::Run(v1::Run {}),
+        Plan::Seal { attempt } => Kind::Seal(v1::Seal { attempt: attempt.0 }),
         Plan::Stop => Kind::Stop(v1::Stop {}),
+        Plan::Committed { step } => Kind::Committed(v1::Committed { step }),
         Plan::Abandon { reason } => Kind::Abandon(v1::Abandon { reason }),
         Plan::Release => Kind::Release(v1::Release {}),
         Plan::Goodbye { reason } => Kind::Goodbye(v1::Goodbye { reason }),
@@ -43,7 +46,20 @@ pub(super) fn form(formation: &Formation, rank: usize, exchange_key: &[u8; 32]) 
         rank: rank as u32,
         members: members.collect(),
         exchange_key: exchange_key.to_vec(),
-        base_step: formation.base_step,
+        base_step: formation.base.step,
+        base_digest: formation.base.digest.map(|digest| digest.0.to_vec()).unwrap_or_default(),
+        holders: formation.holders.clone(),
+        evaluate_base: formation.redo.evaluation,
+        checkpoint_base: formation.redo.checkpoint,
+    })
+}
+
+pub(super) fn warm(job: &JobId, spec: &JobSpec) -> Kind {
+    Kind::Warm(v1::Warm {
+        job_id: job.to_string(),
+        job_toml: spec.toml.clone(),
+        data_path: spec.job.data.path.to_string_lossy().into_owned(),
+        dataset_fingerprint: unhex(&spec.dataset.fingerprint).expect("it was written by `hex`"),
     })
 }
 

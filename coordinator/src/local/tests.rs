@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::core::{Cause, Outcome};
+use crate::core::{Cause, Outcome, Policy};
 use crate::intake;
 
 const JOB: &str = "name = \"digits\"\n[data]\nformat = \"idx\"\npath = \".\"\n[model]\narch = \"resnet18\"\n\
@@ -18,7 +18,7 @@ async fn run(script: &str) -> (Ended, tempfile::TempDir) {
     let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits");
     let spec = intake::read_job(JOB, &digits.canonicalize().unwrap()).unwrap();
     let mut local = Local::start(&folder.path().join("state")).await.unwrap();
-    let job = local.submit(spec, 2, false).await.unwrap().job;
+    let job = local.submit(spec, 2, Policy::default(), false).await.unwrap().job;
     let plan = CrewPlan { program, workers: 2, threads: 1 };
     let end = local.run(&job, &plan, &Terminal::quiet()).await.unwrap();
     local.shut_down().await.unwrap();

@@ -7,15 +7,16 @@ use proto::wire::{QUARANTINED_MAX, TEXT_BYTES_MAX};
 use tonic::Status;
 
 use crate::checkpoints::FileSpec;
-use crate::core::{BadImage, Candidate, Digest, Report, SessionId, StepDone, Tally, Trouble};
+use crate::core::{BadImage, Candidate, Digest, Held, Report, SessionId, StepDone, Tally, Trouble};
 
 /// The first report of a stream.
 pub(super) fn candidate(session: SessionId, report: v1::Report) -> Result<Candidate, Status> {
     let Some(Kind::Hello(hello)) = report.kind else {
         return Err(invalid("the first report must be `hello`"));
     };
-    let v1::Hello { worker, incarnation, software_version, exchange_address, device_kind, threads } =
-        hello;
+    let v1::Hello { worker, incarnation, software_version, .. } = hello;
+    let v1::Hello { exchange_address, device_kind, threads, generation, .. } = hello;
+    let generation = Generation(generation);
     let name: Name = worker.parse().map_err(|e| invalid(&format!("hello.worker: {e}")))?;
     let incarnation = Incarnation::from_bytes(&incarnation)
         .ok_or_else(|| invalid("hello.incarnation must be 16 bytes"))?;
@@ -26,7 +27,16 @@ pub(super) fn candidate(session: SessionId, report: v1::Report) -> Result<Candid
     }
     let device_kind = plain("hello.device_kind", device_kind)?;
     let software_version = plain("hello.software_version", software_version)?;
-    Ok(Candidate { session, name, incarnation, address, device_kind, threads, software_version })
+    Ok(Candidate {
+        session,
+        name,
+        incarnation,
+        generation,
+        address,
+        device_kind,
+        threads,
+        software_version,
+    })
 }
 
 /// Any later report.
@@ -62,6 +72,14 @@ pub(super) fn report(report: v1::Report) -> Result<(Generation, Report), Status>
             Report::Finished { step, model_sha256: hex(&model_sha256) }
         }
         Kind::Leaving(v1::Leaving { reason }) => Report::Leaving { reason: words(&reason) },
+        Kind::Sealed(v1::Sealed { attempt, held }) => {
+            let held = held.map(self::held).transpose()?;
+            Report::Sealed { attempt: Generation(attempt), held }
+        }
+        Kind::Warmed(v1::Warmed { job_id }) => {
+            let job = job_id.parse().map_err(|e| invalid(&format!("warmed.job_id: {e}")))?;
+            Report::Warm { job }
+        }
     };
     Ok((generation, report))
 }
@@ -100,6 +118,12 @@ fn trouble(trouble: v1::Trouble) -> Result<Trouble, Status> {
     };
     let (step, phase) = (trouble.step, phase(trouble.phase)?);
     Ok(Trouble { kind, step, phase, culprit, message: words(&trouble.message) })
+}
+
+fn held(held: v1::HeldState) -> Result<Held, Status> {
+    let v1::HeldState { generation, step, digest } = held;
+    let (generation, digest) = (Generation(generation), self::digest(&digest)?);
+    Ok(Held { generation, step, digest })
 }
 
 fn phase(phase: i32) -> Result<v1::Phase, Status> {

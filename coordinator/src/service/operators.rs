@@ -16,7 +16,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{ending, refusal};
 use crate::checkpoints;
-use crate::core::{Shortage, StopRefusal, Submission, SubmitRefusal};
+use crate::core::{Policy, Shortage, StopRefusal, Submission, SubmitRefusal};
 use crate::driver::{Handle, SubmitError};
 use crate::intake;
 use crate::logs::{Line, Reading};
@@ -49,14 +49,21 @@ impl Operators for OperatorsService {
         &self,
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitReply>, Status> {
-        let v1::SubmitRequest { job_toml, base_folder, workers, fresh } = request.into_inner();
+        let request = request.into_inner();
+        let policy = Policy {
+            on_loss: request.on_loss().into(),
+            min_workers: request.min_workers.max(1),
+            max_workers: if request.max_workers == 0 { u32::MAX } else { request.max_workers },
+        };
+        let v1::SubmitRequest { job_toml, base_folder, workers, fresh, .. } = request;
         let read = tokio::task::spawn_blocking(move || {
             intake::read_job(&job_toml, &PathBuf::from(base_folder))
         });
         let spec = read.await.map_err(|_| Status::internal("reading the job panicked"))?;
         let spec =
             spec.map_err(|error| refusal(Code::InvalidArgument, error.exit_code(), error))?;
-        let submission = Submission { spec, workers, fresh, shortage: Shortage::Wait };
+        let shortage = Shortage::Wait;
+        let submission = Submission { spec, workers, policy, fresh, shortage };
         match self.handle.submit(submission).await {
             Ok(submitted) => Ok(Response::new(v1::SubmitReply {
                 job_id: submitted.job.to_string(),

@@ -125,7 +125,7 @@ pub(super) fn meet(
         timeout: TIMEOUT,
         transport,
     };
-    let exchange = TcpExchange::connect(&listener, group, Abort::new())?;
+    let exchange = TcpExchange::connect(&listener, group, Abort::new(), None)?;
     let run = |rank| first_slice(rank)..first_slice(rank + 1);
     let partials = (0..world).map(|rank| subtrees(run(rank)).len()).sum();
     Ok(Connected { exchange: Box::new(exchange), slices: run(rank), partials })

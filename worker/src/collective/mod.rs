@@ -3,7 +3,7 @@
 //!
 //! It is direct: rank `r` owns chunk `r` of each bucket, receives everybody's subtrees of that chunk, adds them in tree
 //! order and sends the sum to all. In reading order: `tree` (what is added to what), `layout` (who owns and sends
-//! which stretch), `tcp` (the trainer's side), `engine` with `gather` and
+//! which stretch), `handover` (the state's way to a new member), `tcp` (the trainer's side), `engine` with `gather` and
 //! `ending` (the thread that owns all state of the exchange)
 //! and `link` (the threads that own the sockets), `memory` with `stretch` (how workers of one machine spare the sockets), `mesh` with `desk` and `handshake` (how a generation's connections come about).
 //! `solo` is the exchange of a worker on its own.
@@ -22,6 +22,7 @@ mod handshake;
 mod desk;
 mod mesh;
 mod link;
+mod handover;
 mod gather;
 mod engine;
 mod ending;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 pub use abort::Abort;
 pub use error::CollectiveError;
+pub use handover::Handover;
 pub use mesh::Listener;
 pub use solo::Solo;
 pub use tcp::TcpExchange;
@@ -64,7 +66,7 @@ pub trait Collective: Send + fmt::Debug {
 
     /// Ends the exchange after a completed step: the peers get what they still need of this worker, then the
     /// connections close. Dropping an exchange instead tells the peers that this worker gave up.
-    fn shutdown(self: Box<Self>) -> Result<(), CollectiveError>;
+    fn shutdown(&mut self) -> Result<(), CollectiveError>;
 }
 
 /// One member of a generation.

@@ -39,7 +39,7 @@ impl Collective for Solo {
         Ok(())
     }
 
-    fn shutdown(self: Box<Self>) -> Result<(), CollectiveError> {
+    fn shutdown(&mut self) -> Result<(), CollectiveError> {
         Ok(())
     }
 }

@@ -13,12 +13,13 @@ use super::buffer::Pool;
 use super::calls::Calls;
 use super::engine::{Engine, Event, Piece};
 use super::gather::{Gather, Partial, Place};
+use super::handover;
 use super::layout::Layout;
 use super::link::{Link, LinkContext, Payload};
 use super::memory::Shelf;
 use super::mesh::{self, Limits};
 use super::stretch::{Region, Stretch};
-use super::{Abort, Collective, CollectiveError, Group, Listener, NodeId, Transport};
+use super::{Abort, Collective, CollectiveError, Group, Handover, Listener, NodeId, Transport};
 
 /// The exchange of one generation between processes.
 pub struct TcpExchange {
@@ -37,14 +38,18 @@ pub struct TcpExchange {
 
 impl TcpExchange {
     /// Connects to all other members of the group; returns when every connection stands, or fails within a minute, naming
-    /// who is missing.
+    /// who is missing. Then carries the state from those who hold it to those who don't.
     pub fn connect(
         listener: &Listener,
         group: Group,
         abort: Abort,
+        state: Option<Handover<'_>>,
     ) -> Result<TcpExchange, CollectiveError> {
         let layout = Arc::new(Layout::new(&group)?);
         let sockets = mesh::form(listener, &group, &abort, Limits::STANDARD)?;
+        if let Some(state) = state {
+            handover::run(state, &sockets, &group, &abort)?;
+        }
         start(layout, group, abort, sockets)
     }
 
@@ -162,7 +167,7 @@ impl Collective for TcpExchange {
         Ok(())
     }
 
-    fn shutdown(mut self: Box<Self>) -> Result<(), CollectiveError> {
+    fn shutdown(&mut self) -> Result<(), CollectiveError> {
         self.check()?;
         assert!(self.calls.is_complete(), "an exchange ends after a complete step");
         self.end(Event::Finish)

@@ -83,7 +83,7 @@ impl Cluster {
                         let sockets = mesh::form(listener, &group, &abort, Limits::STANDARD);
                         return Member::Ghost(Ghost { layout, sockets: sockets.unwrap() });
                     }
-                    Member::Real(TcpExchange::connect(listener, group, abort).unwrap())
+                    Member::Real(TcpExchange::connect(listener, group, abort, None).unwrap())
                 })
             };
             let threads: Vec<_> = (0..self.groups.len()).map(connect).collect();

@@ -62,6 +62,12 @@ impl Sgd {
         ops::sgd(&self.device, &rule, &segments, params, grads, self.velocity.view_mut(whole));
     }
 
+    /// Back to the beginning: velocity is zero.
+    pub fn reset(&mut self) {
+        let whole = self.velocity.span();
+        self.velocity.write(whole, &vec![0.0; whole.len]);
+    }
+
     pub fn velocity(&self) -> &Buffer {
         &self.velocity
     }

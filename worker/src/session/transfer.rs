@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::Generation;
 use proto::job::{Init, Job};
@@ -65,18 +65,27 @@ impl Uploader {
     async fn run(mut self, mut uploads: Receiver<Upload>) {
         // Of the newest snapshot: the last one before `Finished` is that of the final state.
         let mut model_sha256 = Vec::new();
+        // Kept to be sent again: training is over, its bytes are in nobody's way.
+        let mut end: Option<(u64, Arc<[Encoded]>)> = None;
         while let Some(upload) = uploads.recv().await {
             if self.abort.is_aborted() {
                 return;
             }
             match upload {
-                Upload::Checkpoint(snapshot) => {
+                Upload::Checkpoint { snapshot, last } => {
                     let step = snapshot.step;
                     let encoded = tokio::task::spawn_blocking(move || encode(&snapshot)).await;
                     let files =
                         encoded.expect("a snapshot of the model's own layout can be encoded");
                     model_sha256 = files[0].sha256.clone();
-                    self.send(step, files.into()).await;
+                    let files: Arc<[Encoded]> = files.into();
+                    end = last.then(|| (step, Arc::clone(&files)));
+                    self.send(step, files).await;
+                }
+                Upload::Again => {
+                    if let Some((step, files)) = end.clone() {
+                        self.send(step, files).await;
+                    }
                 }
                 Upload::Finished { step } => {
                     let finished = Finished { step, model_sha256: model_sha256.clone() };
@@ -88,15 +97,15 @@ impl Uploader {
 
     /// Tries again after what may pass. A failure is the coordinator's to tell the user; this worker trains on.
     async fn send(&mut self, step: u64, files: Arc<[Encoded]>) {
-        for tries_left in (0..UPLOAD_TRIES).rev() {
+        let since = Instant::now();
+        loop {
             let Err(status) = self.try_send(step, Arc::clone(&files)).await else { return };
             // Only the receipt of an earlier try was lost.
-            let repeated = tries_left + 1 < UPLOAD_TRIES;
-            if repeated && status.code() == Code::AlreadyExists {
+            if status.code() == Code::AlreadyExists {
                 return;
             }
             let passing = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
-            if !passing || tries_left == 0 || self.abort.is_aborted() {
+            if !passing || since.elapsed() > UPLOAD_PATIENCE || self.abort.is_aborted() {
                 return tracing::warn!(step, "checkpoint not stored: {}", status.message());
             }
             tokio::time::sleep(UPLOAD_PAUSE).await;
@@ -165,9 +174,12 @@ fn chunk(file: u32, bytes: &[u8], left: Range<u64>) -> CheckpointData {
     CheckpointData { file, offset: left.start, crc32: crc32fast::hash(&data), data }
 }
 
-/// Fetches what a generation starts from, unless that is the seed.
+/// Fetches what a generation starts from, unless that is the seed, or what members hold.
 pub(super) async fn download(mut client: Client, form: &Form) -> Result<Base, DownloadError> {
     let step = form.base_step;
+    if !form.holders.is_empty() {
+        return Ok(Base::Members);
+    }
     // A job that does not parse is the training thread's to refuse.
     let from_file = || Job::parse(&form.job_toml).is_ok_and(|job| job.init != Init::Seed);
     if step == 0 && !from_file() {
@@ -272,7 +284,8 @@ impl Incoming {
 const UPLOAD_QUEUE: usize = 1;
 /// One transfer. Far above what a ResNet needs on any network worth training over.
 const UPLOAD_LIMIT: Duration = Duration::from_secs(300);
-const UPLOAD_TRIES: u32 = 3;
+/// A coordinator that is away is waited for.
+const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 const UPLOAD_PAUSE: Duration = Duration::from_millis(500);
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ impl Harness {
             rank: 0,
             members: vec![member],
             exchange_key: vec![0; 32],
-            base_step: 0,
+            ..v1::Form::default()
         };
         let formation = Formation {
             generation: Generation(1),
@@ -125,7 +125,9 @@ fn a_generation_reports_every_step_then_its_evaluation_then_hands_over_its_state
     }
     let Some(Kind::Evaluated(evaluated)) = harness.next() else { panic!("no evaluation") };
     assert_eq!((evaluated.step, evaluated.samples), (12, 360));
-    let Some(Upload::Checkpoint(snapshot)) = harness.uploads.blocking_recv() else { panic!() };
+    let Some(Upload::Checkpoint { snapshot, .. }) = harness.uploads.blocking_recv() else {
+        panic!()
+    };
     assert_eq!(snapshot.step, 12);
     let finished = harness.uploads.blocking_recv();
     assert!(matches!(finished, Some(Upload::Finished { step: 12 })));
@@ -142,7 +144,7 @@ fn a_stop_ends_after_a_whole_step_with_its_state_handed_over() {
     harness.send(Command::Run(Generation(1)));
     assert!(matches!(harness.next(), Some(Kind::StepDone(v1::StepDone { step: 1, .. }))));
     let upload = harness.uploads.blocking_recv();
-    assert!(matches!(upload, Some(Upload::Checkpoint(snapshot)) if snapshot.step == 1));
+    assert!(matches!(upload, Some(Upload::Checkpoint { snapshot, .. }) if snapshot.step == 1));
     assert!(matches!(harness.uploads.blocking_recv(), Some(Upload::Finished { step: 1 })));
     assert!(harness.next().is_none());
     harness.end();

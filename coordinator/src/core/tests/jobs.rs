@@ -30,10 +30,10 @@ fn a_generation_is_journaled_before_any_member_hears_of_it() {
 
 #[test]
 fn slices_are_contiguous_and_as_even_as_possible() {
-    assert_eq!(share_slices(8, 3), [0..3, 3..6, 6..8]);
+    assert_eq!(share_slices(8, &[None; 3]), [0..3, 3..6, 6..8]);
     for slices in [1, 2, 8, 64] {
         for members in 1..=slices {
-            let shares = share_slices(slices, members);
+            let shares = share_slices(slices, &vec![None; members as usize]);
             let lens: Vec<usize> = shares.iter().map(ExactSizeIterator::len).collect();
             let (least, most) = (lens.iter().min().unwrap(), lens.iter().max().unwrap());
             assert!(*least >= 1 && most - least <= 1, "{slices} {members} {lens:?}");
@@ -41,6 +41,14 @@ fn slices_are_contiguous_and_as_even_as_possible() {
             assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
         }
     }
+}
+
+#[test]
+fn slices_follow_the_measured_speed() {
+    // Half as fast: half as many. Unknown: as the mean of the others.
+    assert_eq!(share_slices(9, &[Some(10), Some(20), None]), [0..4, 4..6, 6..9]);
+    // However slow, everybody has one.
+    assert_eq!(share_slices(8, &[Some(1), Some(1_000_000)]), [0..7, 7..8]);
 }
 
 #[test]
@@ -77,7 +85,7 @@ fn a_second_worker_of_a_name_is_refused_with_the_holders_address() {
         _ => None,
     });
     assert!(refused.unwrap().contains("10.0.0.1:9"));
-    assert!(!actions.iter().any(|action| matches!(action, Action::Admit(_))));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Admit { .. })));
 }
 
 #[test]
@@ -86,7 +94,7 @@ fn a_name_is_free_again_when_its_worker_is_gone() {
     let first = script.join("w1");
     script.end_stream(first);
     let (second, actions) = script.join_as("w1", "cpu");
-    assert!(actions.contains(&Action::Admit(second)));
+    assert!(actions.contains(&Action::Admit { session: second, generation: Generation(0) }));
     assert_eq!(script.end_stream(first), [], "the old stream's end hits nobody");
     assert_eq!(script.core.worker_statuses().len(), 1);
 }
@@ -99,6 +107,8 @@ fn jobs_run_one_at_a_time_oldest_first() {
     assert_eq!(formation(&actions), None);
     assert_eq!(script.state("other-1").1, "waiting for job digits-1 to end");
     script.end_stream(members[0]);
+    assert_eq!(script.state("other-1").1, "waiting for job digits-1 to end");
+    script.report(members[1], trouble(TroubleKind::TroubleNotFinite, 1, None));
     assert_eq!(script.state("other-1").1, "waiting for 2 workers, 1 has joined");
     let (_, actions) = script.join_as("w3", "cpu");
     assert_eq!(formation(&actions).unwrap().job, name("other-1"));

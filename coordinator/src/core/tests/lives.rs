@@ -93,7 +93,7 @@ fn a_job_that_was_cut_off_is_shown_as_failed_and_can_go_on() {
 
     script.join("w1");
     let (_, actions) = script.join_as("w2", "cpu");
-    assert_eq!(formation(&actions).unwrap().base_step, 8);
+    assert_eq!(formation(&actions).unwrap().base.step, 8);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_run_without_any_checkpoint_starts_from_the_beginning_and_says_so() {
     let said = |line: &&str| line.contains("starts from the beginning");
     assert!(lines(&actions, Level::Info).iter().any(said));
     let (_, actions) = script.join_as("w1", "cpu");
-    assert_eq!(formation(&actions).unwrap().base_step, 0);
+    assert_eq!(formation(&actions).unwrap().base.step, 0);
 }
 
 #[test]
@@ -174,14 +174,14 @@ fn a_stopped_job_goes_on_in_the_same_process() {
     script.tell(Event::CheckpointSealed { job: name("digits-1"), entry: entry(3, None) });
     script.submit(2);
     let actions = found(&mut script, vec![entry(3, None)]);
-    assert_eq!(formation(&actions).unwrap().base_step, 3);
+    assert_eq!(formation(&actions).unwrap().base.step, 3);
 }
 
 #[test]
 fn replay_gives_the_state_that_was_journaled() {
     let (mut script, members) = Script::running(6);
     script.tell(Event::CheckpointSealed { job: name("digits-1"), entry: entry(4, Some(9)) });
-    script.end_stream(members[0]);
+    script.report(members[0], trouble(TroubleKind::TroubleNotFinite, 7, None));
     let again = restart(&script);
     let id = name("digits-1");
     let (old, new) = (script.core.view(&id).unwrap(), again.core.view(&id).unwrap());

@@ -4,6 +4,13 @@ use super::*;
 use crate::fixtures::entry;
 use proto::wire::v1::JobState;
 
+const SEAL: Plan = Plan::Seal { attempt: Generation(0) };
+
+/// The state after this step, in the generation at hand.
+fn held(script: &Script, step: u64) -> Held {
+    Held { generation: script.generation(), step, digest: digest(step) }
+}
+
 /// All lines of warning or error that name a worker as lost.
 fn losses(script: &Script) -> Vec<&str> {
     lines(&script.done, Level::Warn).into_iter().filter(|line| line.contains(" lost ")).collect()
@@ -16,10 +23,6 @@ fn failed(actions: &[Action]) -> (Cause, &str) {
     }
 }
 
-fn local(workers: u32) -> Submission {
-    Submission { shortage: Shortage::Fail, ..waiting(workers) }
-}
-
 fn three_running() -> (Script, [SessionId; 3]) {
     let mut script = Script::new();
     script.submit(3);
@@ -29,19 +32,30 @@ fn three_running() -> (Script, [SessionId; 3]) {
 }
 
 #[test]
-fn a_lost_worker_is_named_at_once_with_step_phase_cause_and_newest_checkpoint() {
+fn a_lost_worker_is_named_at_once_with_step_phase_cause_and_what_happens_next() {
     let (mut script, members) = Script::running(6);
-    script.tell(Event::CheckpointSealed { job: name("digits-1"), entry: entry(4, Some(9)) });
     script.beat(members[1], 6, Phase::Exchange);
     let actions = script.end_stream(members[1]);
-    assert_eq!(
-        lines(&actions, Level::Warn),
-        [
-            "worker w2 lost in step 7 during exchange: connection closed; stopping; the newest checkpoint is step 4"
-        ]
-    );
-    assert_eq!(abandoned(&actions), members[..1]);
-    let reason = "worker w2 lost in step 7 during exchange: connection closed";
+    let expected =
+        "worker w2 lost in step 7 during exchange: connection closed; continuing with 1 worker";
+    assert_eq!(lines(&actions, Level::Warn), [expected]);
+    assert_eq!(plans(&actions, &SEAL), members[..1]);
+    assert_eq!(script.state("digits-1").0, JobState::Forming);
+}
+
+#[test]
+fn the_last_workers_loss_ends_a_local_run_and_names_the_newest_checkpoint() {
+    let mut script = Script::new();
+    script.submit_with(local(1));
+    let session = script.join("w1");
+    script.ready(&[session], 0);
+    script.step(&[session], 1);
+    let entry = entry(1, Some(9));
+    script.tell(Event::CheckpointSealed { job: name("digits-1"), entry });
+    let actions = script.end_stream(session);
+    let reason = "worker w1 lost in step 2 during computation: connection closed";
+    let expected = format!("{reason}; stopping; the newest checkpoint is step 1");
+    assert_eq!(lines(&actions, Level::Warn), [expected]);
     assert_eq!(failed(&actions), (Cause::Worker, reason));
     assert_eq!(script.state("digits-1").0, JobState::Failed);
 }
@@ -74,11 +88,11 @@ fn the_survivors_complaint_is_not_reported_as_a_cause() {
     let (mut script, members) = Script::running(6);
     let actions = script.complain(members[0], "w2", 7);
     assert_eq!(lines(&actions, Level::Warn), [""; 0]);
-    let expected = "w1 lost its connection to w2; finding out which one failed".to_owned();
-    assert_eq!(script.state("digits-1"), (JobState::Running, expected));
+    assert_eq!(plans(&actions, &SEAL), members, "the exchange is broken, whoever is to blame");
     script.pass(300);
     script.end_stream(members[1]);
-    script.pass(3000);
+    script.seal(&members[..1], 6);
+    script.pass(1000);
     // The peer's view of where it happened is better than the last heartbeat's.
     assert_eq!(losses(&script).len(), 1);
     assert!(losses(&script)[0].starts_with("worker w2 lost in step 7 during exchange"));
@@ -91,20 +105,39 @@ fn of_a_chain_of_complaints_the_dead_worker_is_named() {
     script.complain(members[0], "w3", 1);
     script.complain(members[2], "w2", 1);
     script.end_stream(members[1]);
+    script.seal_with(&[members[0], members[2]], Some(held(&script, 0)));
     assert_eq!(losses(&script).len(), 1);
     assert!(losses(&script)[0].starts_with("worker w2 lost in step 1 during exchange"));
+    assert_eq!(lines(&script.done, Level::Warn).len(), 1);
 }
 
 #[test]
-fn an_edge_between_two_live_workers_is_named_after_the_grace() {
+fn an_edge_between_two_live_workers_is_named_and_tried_again() {
     let (mut script, members) = Script::running(6);
     script.complain(members[0], "w2", 7);
-    let actions = script.pass(1400);
-    assert_eq!(lines(&actions, Level::Warn), [""; 0]);
-    let actions = script.pass(400);
+    let actions = script.seal(&members, 6);
     let expected = "worker w1 could not exchange with w2 in step 7 during exchange: connection reset; \
-                    stopping; there is no checkpoint yet";
-    assert_eq!(lines(&actions, Level::Error), [expected]);
+                    trying again";
+    assert_eq!(lines(&actions, Level::Warn), [expected]);
+    let formed = formation(&actions).unwrap();
+    assert_eq!((formed.base.step, formed.members.len(), &formed.holders[..]), (6, 2, &[0, 1][..]));
+}
+
+#[test]
+fn a_worker_whose_edges_keep_breaking_is_left_out() {
+    let (mut script, members) = Script::running(6);
+    for _ in 0..EDGE_RETRIES {
+        script.complain(members[0], "w2", 7);
+        let actions = script.seal(&members, 6);
+        assert_eq!(formation(&actions).unwrap().members.len(), 2);
+        script.ready(&members, 6);
+    }
+    script.complain(members[0], "w2", 7);
+    let actions = script.seal(&members, 6);
+    let formed = formation(&actions).unwrap();
+    assert_eq!(formed.members.len(), 1);
+    assert!(lines(&actions, Level::Warn)[0].contains("w2 lost"), "{actions:?}");
+    assert!(lines(&actions, Level::Warn)[0].contains("keep breaking"), "{actions:?}");
 }
 
 #[test]
@@ -112,9 +145,12 @@ fn the_end_of_the_chain_is_named_when_nobody_died() {
     let (mut script, members) = three_running();
     script.complain(members[0], "w3", 1);
     script.complain(members[2], "w2", 1);
-    script.pass(2000);
-    let errors = lines(&script.done, Level::Error);
-    assert!(errors[0].starts_with("worker w3 could not exchange with w2 in step 1"), "{errors:?}");
+    script.seal(&members, 0);
+    let warnings = lines(&script.done, Level::Warn);
+    assert!(
+        warnings[0].starts_with("worker w3 could not exchange with w2 in step 1"),
+        "{warnings:?}"
+    );
 }
 
 #[test]
@@ -123,23 +159,30 @@ fn a_hanging_worker_is_named_instead_of_the_edge_to_it() {
     script.beating.remove(&members[1]);
     script.pass(400);
     script.complain(members[0], "w2", 7);
+    script.seal(&members[..1], 6);
+    assert_eq!(script.core.job_statuses()[0].workers, 2, "w2 may still answer");
     script.pass(3000);
-    let errors = lines(&script.done, Level::Error);
-    assert_eq!(errors.len(), 1);
+    let warnings = lines(&script.done, Level::Warn);
+    assert_eq!(warnings.len(), 1);
     assert!(
-        errors[0].starts_with("worker w2 lost in step 7 during exchange: silent"),
-        "{errors:?}"
+        warnings[0].starts_with("worker w2 lost in step 7 during exchange: silent"),
+        "{warnings:?}"
     );
+    assert_eq!(script.core.job_statuses()[0].workers, 1);
 }
 
 #[test]
-fn a_worker_that_leaves_ends_the_job_without_being_called_lost() {
+fn a_worker_that_leaves_is_let_go_when_the_others_can_go_on_without_it() {
     let (mut script, members) = Script::running(1);
     let reason = "asked to terminate".to_owned();
     let actions = script.report(members[1], Report::Leaving { reason });
-    let errors = lines(&actions, Level::Error);
-    let expected = "worker w2 left in step 2 during computation: asked to terminate; stopping";
-    assert!(errors[0].starts_with(expected), "{errors:?}");
+    let expected = "worker w2 leaves in step 2 during computation: asked to terminate; continuing with 1 worker";
+    assert_eq!(lines(&actions, Level::Info), [expected]);
+    assert_eq!(lines(&actions, Level::Warn), [""; 0]);
+    assert_eq!(plans(&actions, &SEAL), members);
+    let actions = script.seal(&members, 1);
+    assert_eq!(plans(&actions, &Plan::Goodbye { reason: String::new() }), members[1..]);
+    assert_eq!(formation(&actions).unwrap().members.len(), 1);
     assert_eq!(script.end_stream(members[1]), []);
 }
 
@@ -152,26 +195,20 @@ fn an_idle_worker_that_is_lost_harms_no_job() {
 }
 
 #[test]
-fn a_worker_lost_while_forming_is_waited_for_when_others_may_come() {
-    let mut script = Script::new();
-    script.submit(2);
-    let members = [script.join("w1"), script.join("w2")];
-    let before = script.core.generation();
-    let actions = script.end_stream(members[1]);
-    assert_eq!(abandoned(&actions), members[..1]);
-    assert_eq!(script.state("digits-1").0, JobState::Waiting);
-    let (_, actions) = script.join_as("w2", "cpu");
-    assert!(formation(&actions).unwrap().generation > before);
-}
-
-#[test]
-fn a_worker_lost_while_forming_fails_the_job_when_nobody_else_will_come() {
-    let mut script = Script::new();
-    script.submit_with(local(2));
-    script.join("w1");
-    let session = script.join("w2");
-    let actions = script.end_stream(session);
-    assert_eq!(failed(&actions).0, Cause::Worker);
+fn a_worker_lost_while_forming_is_left_out() {
+    for submission in [waiting(2), local(2)] {
+        let mut script = Script::new();
+        script.submit_with(submission);
+        let members = [script.join("w1"), script.join("w2")];
+        let before = script.core.generation();
+        script.end_stream(members[1]);
+        let actions = script.pass(2200);
+        assert_eq!(plans(&script.done, &SEAL), members[..1], "{actions:?}");
+        let actions = script.seal_with(&members[..1], None);
+        let formed = formation(&actions).unwrap();
+        assert!(formed.generation > before);
+        assert_eq!((formed.base.step, formed.members.len(), formed.holders.len()), (0, 1, 0));
+    }
 }
 
 #[test]
@@ -195,11 +232,10 @@ fn a_worker_with_another_dataset_is_excluded_and_the_job_goes_on_with_others() {
     let differs = trouble(TroubleKind::TroubleDatasetDiffers, 0, None);
     let actions = script.report(members[0], differs);
     let warnings = lines(&actions, Level::Warn);
-    assert!(warnings[0].starts_with("worker w1 refused for job digits-1:"), "{warnings:?}");
-    assert_eq!(formation(&actions), None, "it is not asked again");
-    let (_, actions) = script.join_as("w3", "cpu");
+    assert!(warnings[0].starts_with("worker w1 refused: "), "{warnings:?}");
+    let actions = script.seal_with(&members[1..], None);
     let members = &formation(&actions).unwrap().members;
-    assert_eq!(members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["w2", "w3"]);
+    assert_eq!(members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["w2"]);
 }
 
 #[test]
@@ -212,10 +248,9 @@ fn an_unreadable_dataset_fails_a_local_run() {
 }
 
 #[test]
-fn every_other_trouble_fails_the_job_with_the_workers_own_words() {
+fn troubles_that_all_workers_share_fail_the_job_with_the_workers_own_words() {
     let place = "in step 3 during exchange: connection reset";
     let expected = [
-        (TroubleKind::TroubleInternal, Cause::Worker, format!("worker w1 failed {place}")),
         (TroubleKind::TroubleNotFinite, Cause::Worker, format!("worker w1 gave up {place}")),
         (
             TroubleKind::TroubleCheckpoint,
@@ -231,25 +266,43 @@ fn every_other_trouble_fails_the_job_with_the_workers_own_words() {
 }
 
 #[test]
-fn a_generation_that_does_not_get_ready_fails_naming_who_is_late() {
+fn a_worker_that_fails_by_itself_is_left_out() {
+    let (mut script, members) = Script::running_as(waiting(2), 2);
+    let actions = script.report(members[0], trouble(TroubleKind::TroubleInternal, 3, None));
+    let expected =
+        "worker w1 failed in step 3 during exchange: connection reset; continuing with 1 worker";
+    assert_eq!(lines(&actions, Level::Warn), [expected]);
+    let actions = script.seal(&members[1..], 2);
+    assert_eq!(formation(&actions).unwrap().members[0].name, name("w2"));
+    script.ready(&members[1..], 2);
+    let actions = script.report(members[1], trouble(TroubleKind::TroubleInternal, 3, None));
+    assert!(lines(&actions, Level::Warn)[0].contains("no worker holds the state"), "{actions:?}");
+}
+
+#[test]
+fn members_that_do_not_get_ready_are_named_and_left_out() {
     let mut script = Script::new();
     script.submit(2);
     let members = [script.join("w1"), script.join("w2")];
     script.ready(&members[..1], 0);
     script.pass(59_000);
-    assert_eq!(lines(&script.done, Level::Error), [""; 0]);
+    assert_eq!(lines(&script.done, Level::Warn), [""; 0]);
     script.pass(1_500);
-    let errors = lines(&script.done, Level::Error);
-    assert!(errors[0].contains("was not ready within 60 s: w2"), "{errors:?}");
+    let warnings = lines(&script.done, Level::Warn);
+    assert!(
+        warnings[0].contains(": it was not ready within 60 s; continuing with 1"),
+        "{warnings:?}"
+    );
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
 
 #[test]
 fn a_failed_job_frees_its_workers_for_the_next_one() {
     let (mut script, members) = Script::running(1);
     script.submit_with(Submission { fresh: true, ..waiting(1) });
-    let actions = script.end_stream(members[1]);
+    let actions = script.report(members[1], trouble(TroubleKind::TroubleNotFinite, 2, None));
     let formed = formation(&actions).unwrap();
-    assert_eq!((formed.job.as_str(), formed.members.len()), ("digits-2", 1));
+    assert_eq!((formed.job.as_str(), formed.members.len()), ("digits-2", 2));
 }
 
 #[test]
@@ -257,7 +310,7 @@ fn a_checkpoint_in_flight_is_settled_before_a_failed_job_is_over() {
     let (mut script, members) = Script::running(4);
     script.assembled("digits-1", 4);
     script.evaluate(&members, 4, 0);
-    let actions = script.end_stream(members[1]);
+    let actions = script.report(members[1], trouble(TroubleKind::TroubleNotFinite, 5, None));
     assert!(lines(&actions, Level::Error)[0].ends_with("that of step 4 is being written"));
     assert_eq!(outcome(&actions), None);
     let sealed = Event::CheckpointSealed { job: name("digits-1"), entry: entry(4, Some(40)) };

@@ -28,6 +28,7 @@ pub(super) fn hello(worker: &str) -> v1::Hello {
         exchange_address: "127.0.0.1:9".to_owned(),
         device_kind: "cpu".to_owned(),
         threads: 1,
+        generation: 0,
     }
 }
 
@@ -70,7 +71,7 @@ impl FakeWorker {
     pub(super) async fn form(&mut self) -> Option<(u64, v1::Form)> {
         let Some((generation, Plan::Form(form))) = self.plan().await else { return None };
         let step = form.base_step;
-        if step > 0 {
+        if step > 0 && form.holders.is_empty() {
             self.fetch(&form.job_id, step).await;
         }
         self.say(generation, Report::Ready(v1::Ready { step, digest: digest(step) })).await;
@@ -173,7 +174,7 @@ impl FakeWorker {
     }
 }
 
-fn digest(step: u64) -> Vec<u8> {
+pub(super) fn digest(step: u64) -> Vec<u8> {
     u128::from(step).to_be_bytes().to_vec()
 }
 

@@ -119,6 +119,8 @@ async fn a_name_is_free_again_when_its_stream_has_ended() {
     let mut worker = FakeWorker::join(&rig, "w1").await;
     let leaving = v1::Leaving { reason: "asked to".to_owned() };
     worker.say(0, Report::Leaving(leaving)).await;
+    let plan = worker.plan().await;
+    assert!(matches!(plan, Some((0, v1::plan::Kind::Goodbye(_)))), "{plan:?}");
     drop(worker.reports);
     // The coordinator closes its half once it has read ours.
     assert_eq!(worker.plans.message().await.unwrap(), None);

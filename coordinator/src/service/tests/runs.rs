@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use super::fake::FakeWorker;
 use super::*;
 use crate::checkpoints;
-use crate::core::Outcome;
+use crate::core::{Outcome, Policy};
 use crate::driver::Ended;
 use crate::service::exit_code_of;
 
@@ -43,7 +43,7 @@ fn metric_steps(rig: &Rig) -> Vec<u64> {
 #[tokio::test]
 async fn a_job_trains_to_its_end_and_leaves_checkpoint_metrics_and_log() {
     let rig = Rig::start().await;
-    let submitted = rig.local.submit(spec(), 2, false).await.unwrap();
+    let submitted = rig.local.submit(spec(), 2, Policy::default(), false).await.unwrap();
     assert_eq!(submitted.job.as_str(), "digits-1");
     let training = two_workers(&rig, None).await;
     let ended = end(&rig, "digits-1", training).await;
@@ -75,7 +75,7 @@ async fn a_job_trains_to_its_end_and_leaves_checkpoint_metrics_and_log() {
 #[tokio::test]
 async fn a_stopped_job_goes_on_from_its_checkpoint_after_a_restart() {
     let mut rig = Rig::start().await;
-    rig.local.submit(spec(), 2, false).await.unwrap();
+    rig.local.submit(spec(), 2, Policy::default(), false).await.unwrap();
     let training = two_workers(&rig, Some(2)).await;
     let mut progress = rig.local.handle.progress();
     progress.wait_for(|now| now.as_ref().is_some_and(|now| now.step == 2)).await.unwrap();
@@ -84,7 +84,7 @@ async fn a_stopped_job_goes_on_from_its_checkpoint_after_a_restart() {
     assert_eq!((ended.outcome, ended.view.step), (Outcome::Stopped, 2));
 
     rig = rig.restart().await;
-    let submitted = rig.local.submit(spec(), 1, false).await.unwrap();
+    let submitted = rig.local.submit(spec(), 1, Policy::default(), false).await.unwrap();
     assert_eq!((submitted.job.as_str(), submitted.resumed_from_step), ("digits-1", 2));
     let mut worker = FakeWorker::join(&rig, "w9").await;
     worker.train().await;
@@ -93,16 +93,16 @@ async fn a_stopped_job_goes_on_from_its_checkpoint_after_a_restart() {
     assert_eq!(metric_steps(&rig), [1, 2, 3]);
 
     rig = rig.restart().await;
-    let submitted = rig.local.submit(spec(), 1, false).await.unwrap();
+    let submitted = rig.local.submit(spec(), 1, Policy::default(), false).await.unwrap();
     assert!(submitted.already_finished);
-    let fresh = rig.local.submit(spec(), 1, true).await.unwrap();
+    let fresh = rig.local.submit(spec(), 1, Policy::default(), true).await.unwrap();
     assert_eq!(fresh.job.as_str(), "digits-2");
 }
 
 #[tokio::test]
-async fn a_worker_whose_connection_breaks_is_named_and_the_run_stops() {
+async fn a_worker_whose_connection_breaks_is_named_and_the_other_goes_on() {
     let rig = Rig::start().await;
-    rig.local.submit(spec(), 2, false).await.unwrap();
+    rig.local.submit(spec(), 2, Policy::default(), false).await.unwrap();
     let mut survivor = FakeWorker::join(&rig, "w1").await;
     let mut victim = FakeWorker::join(&rig, "w2").await;
     let (generation, _) = survivor.form().await.unwrap();
@@ -115,16 +115,26 @@ async fn a_worker_whose_connection_breaks_is_named_and_the_run_stops() {
     progress.wait_for(|now| now.as_ref().is_some_and(|now| now.step == 1)).await.unwrap();
     drop(victim);
     let plan = survivor.plan().await;
-    assert!(matches!(plan, Some((_, v1::plan::Kind::Abandon(_)))), "{plan:?}");
+    let Some((sealed, v1::plan::Kind::Seal(v1::Seal { attempt }))) = plan else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(sealed, generation);
+    let digest = super::fake::digest(1);
+    let held = Some(v1::HeldState { generation, step: 1, digest });
+    survivor.say(generation, v1::report::Kind::Sealed(v1::Sealed { attempt, held })).await;
+    let (next, form) = survivor.form().await.unwrap();
+    assert_eq!((next, form.base_step, form.holders), (attempt, 1, vec![0]));
+    assert!(matches!(survivor.plan().await, Some((_, v1::plan::Kind::Run(_)))));
+    drop(survivor);
     let ended = end(&rig, "digits-1", Vec::new()).await;
     let Outcome::Failed { reason, .. } = ended.outcome else { panic!("{ended:?}") };
-    assert_eq!(reason, "worker w2 lost in step 2 during computation: connection closed");
+    assert_eq!(reason, "worker w1 lost in step 2 during computation: connection closed");
 }
 
 #[tokio::test]
 async fn a_damaged_checkpoint_is_neither_sent_nor_resumed_from() {
     let mut rig = Rig::start().await;
-    rig.local.submit(spec(), 1, false).await.unwrap();
+    rig.local.submit(spec(), 1, Policy::default(), false).await.unwrap();
     let mut worker = FakeWorker::join(&rig, "w1").await;
     let (generation, form) = worker.form().await.unwrap();
     worker.apply(generation, 1).await;
@@ -147,7 +157,8 @@ async fn a_damaged_checkpoint_is_neither_sent_nor_resumed_from() {
     assert_eq!(status.code(), Code::NotFound);
     drop(worker);
     rig = rig.restart().await;
-    let refused = rig.local.submit(spec(), 1, false).await.unwrap_err().to_string();
+    let refused =
+        rig.local.submit(spec(), 1, Policy::default(), false).await.unwrap_err().to_string();
     assert!(
         refused.contains("none of them can be used") && refused.contains("--fresh"),
         "{refused}"
@@ -163,7 +174,7 @@ async fn operators_get_their_refusals_with_an_exit_code() {
         job_toml,
         base_folder,
         workers: 2,
-        fresh: false,
+        ..v1::SubmitRequest::default()
     };
     let digits = digits().display().to_string();
     let empty = rig.folder.path().display().to_string();

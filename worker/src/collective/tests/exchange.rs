@@ -5,7 +5,7 @@ use super::super::frame::{FrameError, HEADER_LEN, Header, Kind};
 use super::*;
 
 fn shutdown_all(exchanges: Vec<TcpExchange>) {
-    exchanges.into_iter().for_each(|exchange| Box::new(exchange).shutdown().unwrap());
+    exchanges.into_iter().for_each(|mut exchange| exchange.shutdown().unwrap());
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn the_sum_has_the_bits_of_the_tree_for_any_number_of_workers() {
             for step in 41..47 {
                 run_step(&mut exchange, group, step)?;
             }
-            Box::new(exchange).shutdown()
+            exchange.shutdown()
         });
         assert!(done.iter().all(Result::is_ok), "{counts:?}: {done:?}");
     }
@@ -105,7 +105,7 @@ fn infinities_and_nans_pass_through() {
         let mut sum = [0.0; 6];
         exchange.reduce(1, 0, &[(node, &own)])?;
         exchange.wait(1, 0, &mut sum)?;
-        Box::new(exchange).shutdown().map(|()| sum)
+        exchange.shutdown().map(|()| sum)
     });
     for sum in sums {
         let sum = sum.unwrap();
@@ -126,10 +126,10 @@ fn a_peer_that_left_in_good_order_is_no_loss_to_one_that_has_everything() {
     let mut last = exchanges.pop().unwrap();
     for (mut exchange, group) in exchanges.into_iter().zip(&cluster.groups) {
         wait(&mut exchange, group, 1, 0).unwrap();
-        Box::new(exchange).shutdown().unwrap();
+        exchange.shutdown().unwrap();
     }
     wait(&mut last, &cluster.groups[2], 1, 0).unwrap();
-    Box::new(last).shutdown().unwrap();
+    last.shutdown().unwrap();
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn whoever_goes_on_after_a_peer_left_is_told_who_left() {
         wait(exchange, group, 1, 0).unwrap();
     }
     let mut stays = exchanges.pop().unwrap();
-    Box::new(exchanges.pop().unwrap()).shutdown().unwrap();
+    exchanges.pop().unwrap().shutdown().unwrap();
     let error = run_step(&mut stays, &cluster.groups[1], 2).unwrap_err();
     assert_eq!(error.culprit(), cluster.name(0), "{error}");
 }

@@ -23,7 +23,7 @@ fn garbage_on_the_port_does_not_prevent_forming() {
     }
     let done = together(&cluster, cluster.connect_all(), |mut exchange, group| {
         run_step(&mut exchange, group, 1)?;
-        Box::new(exchange).shutdown()
+        exchange.shutdown()
     });
     assert!(done.iter().all(Result::is_ok), "{done:?}");
     // Whoever is plainly no worker is hung up on; its unread bytes may turn the end into a reset.
@@ -38,12 +38,13 @@ fn a_worker_with_another_key_is_refused_and_the_others_go_on_waiting() {
     thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             let group = cluster.groups[0].clone();
-            TcpExchange::connect(&cluster.listeners[0], group, cluster.aborts[0].clone())
+            TcpExchange::connect(&cluster.listeners[0], group, cluster.aborts[0].clone(), None)
         });
         let stranger = TcpExchange::connect(
             &cluster.listeners[1],
             cluster.groups[1].clone(),
             cluster.aborts[1].clone(),
+            None,
         );
         let error = stranger.unwrap_err();
         assert!(matches!(error, CollectiveError::Refused { .. }), "{error}");
@@ -93,25 +94,25 @@ fn a_late_connection_of_an_older_generation_is_dropped_and_the_new_one_forms() {
     let exchanges = thread::scope(|scope| {
         let forming = scope.spawn(|| {
             let (listener, group) = (&cluster.listeners[0], cluster.groups[0].clone());
-            TcpExchange::connect(listener, group, Abort::new()).unwrap()
+            TcpExchange::connect(listener, group, Abort::new(), None).unwrap()
         });
         let socket = TcpStream::connect(cluster.listeners[0].local_address()).unwrap();
         let deadline = Instant::now() + LONG;
         let late = old.dial(Timed { socket: &socket, deadline }, 0);
         assert!(matches!(late, Err(HandshakeError::Broken(_))), "{late:?}");
         let (listener, group) = (&cluster.listeners[1], cluster.groups[1].clone());
-        let second = TcpExchange::connect(listener, group, Abort::new()).unwrap();
+        let second = TcpExchange::connect(listener, group, Abort::new(), None).unwrap();
         vec![forming.join().unwrap(), second]
     });
     let done = together(&cluster, exchanges, |mut exchange, group| {
         run_step(&mut exchange, group, 1)?;
-        Box::new(exchange).shutdown()
+        exchange.shutdown()
     });
     assert!(done.iter().all(Result::is_ok), "{done:?}");
 
     cluster.groups[0].generation -= 1;
     let older = cluster.groups[0].clone();
-    let error = TcpExchange::connect(&cluster.listeners[0], older, Abort::new()).unwrap_err();
+    let error = TcpExchange::connect(&cluster.listeners[0], older, Abort::new(), None).unwrap_err();
     assert!(matches!(error, CollectiveError::BadGroup { .. }), "{error}");
 }
 
@@ -133,7 +134,7 @@ fn generation_after_generation_forms_on_the_same_listeners() {
 fn an_abort_ends_forming_whenever_it_comes() {
     let cluster = Cluster::new(&[1, 1], &[10]);
     let connect = |rank: usize, abort: Abort| {
-        TcpExchange::connect(&cluster.listeners[rank], cluster.groups[rank].clone(), abort)
+        TcpExchange::connect(&cluster.listeners[rank], cluster.groups[rank].clone(), abort, None)
     };
     let aborted = CollectiveError::Aborted { reason: "sealed".to_owned() };
     let before = Abort::new();
@@ -168,7 +169,8 @@ fn a_group_that_makes_no_sense_is_refused() {
     for change in broken {
         let mut group = cluster.groups[0].clone();
         change(&mut group);
-        let error = TcpExchange::connect(&cluster.listeners[0], group, Abort::new()).unwrap_err();
+        let error =
+            TcpExchange::connect(&cluster.listeners[0], group, Abort::new(), None).unwrap_err();
         assert!(matches!(error, CollectiveError::BadGroup { .. }), "{error}");
     }
 }
