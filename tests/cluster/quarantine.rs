@@ -121,7 +121,8 @@ fn too_many_bad_images_stop_the_run_and_a_file_that_is_gone_does_so_too() {
         let ended = train(&few, state.clone(), 2);
         let words = ["3 of 48 training images", "data.max_bad_fraction = 0.05", "repair or remove"];
         only_error(&ended, DATA, &words);
-        assert!(named(&ended.stderr).len() <= 3, "{}", ended.stderr);
+        // The test image too, if a worker was through with the epoch before the other told of its last one.
+        assert!(named(&ended.stderr).len() <= BAD.len(), "{}", ended.stderr);
     }
     // Gone after the dataset was listed: not the same as a file that is no image, for another worker may have it.
     let many = job_of_images(&data, 1.0).with("epochs = 3", "epochs = 4000").write(folder.path());
