@@ -69,6 +69,8 @@ fn augmented_images_of_growing_size_give_the_same_bits_for_any_workers_and_after
     let job = job_of_images(&data, 0.1)
         .with("epochs = 3", "epochs = 24")
         .with("size = 16", changes)
+        // Averaged weights are looked at in images of one size, trained ones go on in those of another.
+        .with("[exchange]", "[ema]\ndecay = 0.9\nevery = 2\n[exchange]")
         .write(folder.path());
     let state = |name: &str| folder.path().join(name);
     let undisturbed = train(&job, &state("w1"), 1, 2);
