@@ -1,15 +1,18 @@
 //! A cluster in one thread, without sockets and clocks: the coordinator's real core, and workers, network and disk that
 //! behave as badly as a seed says. Every run is a pure function of its seed, so a failure is found again by its number.
 //!
-//! In reading order: `time` (what happens when), `disk` (what outlives a process), `worker` (what a worker does by the
-//! protocol), `exchange` (how workers depend on each other), `world` (carries everything out), `faults` (what goes wrong),
-//! `checker` (what must hold, written apart from what it judges).
+//! In reading order: `time` (what happens when), `disk` (what outlives a process), `job`, `worker` (what a worker does by
+//! the protocol), `exchange` (how workers depend on each other), `streams` and `uploads` (how they reach the coordinator),
+//! `world` (carries everything out), `faults` (what goes wrong), `checker` (what must hold, written apart from what it judges).
 #![forbid(unsafe_code)]
 
 mod time;
 mod disk;
+mod job;
 mod exchange;
 mod worker;
+mod streams;
+mod uploads;
 mod world;
 mod faults;
 pub mod checker;
@@ -32,4 +35,30 @@ pub fn run_seeds(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_seed_of_a_thousand_breaks_a_promise() {
+        let plan = Plan { workers: 4, epochs: 40, faults: 50, trace: false };
+        let (mut faults, mut rewinds) = (0, 0);
+        let result = run_seeds(1, 1000, &plan, &mut |_, report| {
+            faults += report.faults;
+            rewinds += report.rewinds;
+        });
+        assert_eq!(result, Ok(()));
+        assert!(faults >= 30_000, "{faults}: faults were injected");
+        assert!(rewinds > 0, "a total loss is among them");
+    }
+
+    #[test]
+    fn a_run_is_a_function_of_its_seed() {
+        let plan = Plan { workers: 3, epochs: 20, faults: 30, trace: false };
+        for seed in 1..20 {
+            assert_eq!(run(seed, &plan), run(seed, &plan), "seed {seed}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! `simulate [--first SEED] [--seeds N] [--workers W] [--epochs E] [--faults F]`: runs many seeds and says what they met.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -36,18 +37,20 @@ fn main() -> Result<ExitCode> {
             eprintln!("{} seeds, {:.0} s", seed + 1 - first, since.elapsed().as_secs_f64());
         }
     });
+    let mut out = std::io::stdout();
     match result {
         Ok(()) => {
-            println!(
+            writeln!(
+                out,
                 "{seeds} seeds: {faults} faults, {generations} generations, {rewinds} returns to a checkpoint, {events} \
                  events, no violation, {:.1} s",
                 since.elapsed().as_secs_f64()
-            );
+            )?;
             Ok(ExitCode::SUCCESS)
         }
         Err((seed, violation)) => {
-            println!("seed {seed}: {violation}");
-            println!("watch it: the same command with --first {seed} --seeds 1 --trace");
+            writeln!(out, "seed {seed}: {violation}")?;
+            writeln!(out, "watch it: the same command with --first {seed} --seeds 1 --trace")?;
             Ok(ExitCode::FAILURE)
         }
     }

@@ -1,24 +1,25 @@
 //! The world that coordinator and workers live in: carries out what the core asks for, delivers messages late and in order,
 //! and lets things go wrong. Every choice is drawn from the seed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coordinator::core::{
-    Action, BaseSearch, Candidate, CheckpointEntry, Cluster, DatasetFacts, Digest, Event,
-    Formation, JobSpec, Metric, Outcome, Plan as Order, Policy, Report as Said, SessionId,
-    Shortage, Submission, TICK, Ticket,
+    Action, BaseSearch, CheckpointEntry, Cluster, Digest, Event, Formation, Metric, Outcome,
+    Plan as Order, Report as Said, SessionId, Shortage, Submission, TICK, Ticket,
 };
 use dataset::Draws;
+use proto::Timeline;
 use proto::identity::{Generation, JobId};
-use proto::manifest::Input;
-use proto::{Job, Timeline};
 
 use crate::checker::{Check, Checker, Violation, ensure};
 use crate::disk::Disk;
 use crate::exchange::Exchange;
-use crate::faults::{Fault, Faults};
+use crate::faults::Faults;
+use crate::job::{SLICES, policy, sha256, spec, worker};
+use crate::streams::Stream;
 use crate::time::{Agenda, Millis};
+use crate::uploads::Uploads;
 use crate::worker::{Work, Worker};
 
 /// The size of a run.
@@ -32,7 +33,7 @@ pub struct Plan {
 }
 
 /// How a run went.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub faults: u32,
     pub generations: u64,
@@ -136,25 +137,6 @@ pub(crate) enum Happening {
 }
 
 #[derive(Debug)]
-struct Stream {
-    worker: usize,
-    worker_life: u64,
-    coordinator_life: u64,
-    open: bool,
-    /// When the last message of each direction arrives: none overtakes another.
-    up_at: Millis,
-    down_at: Millis,
-}
-
-#[derive(Debug)]
-struct Uploads {
-    generation: Generation,
-    job: JobId,
-    members: usize,
-    parts: BTreeMap<u64, BTreeSet<usize>>,
-}
-
-#[derive(Debug)]
 pub(crate) struct World {
     pub(crate) draws: Draws,
     pub(crate) agenda: Agenda<Happening>,
@@ -165,21 +147,21 @@ pub(crate) struct World {
     pub(crate) timeline: Timeline,
     pub(crate) total: u64,
     pub(crate) test_len: u64,
-    submission: Submission,
-    job: JobId,
-    core: Option<Cluster>,
+    pub(crate) submission: Submission,
+    pub(crate) job: JobId,
+    pub(crate) core: Option<Cluster>,
     /// Process starts of the coordinator.
-    life: u64,
-    paused_until: Millis,
-    streams: Vec<Stream>,
-    uploads: Vec<Uploads>,
-    faults: Faults,
-    quiet_since: Option<Millis>,
+    pub(crate) life: u64,
+    pub(crate) paused_until: Millis,
+    pub(crate) streams: Vec<Stream>,
+    pub(crate) uploads: Vec<Uploads>,
+    pub(crate) faults: Faults,
+    pub(crate) quiet_since: Option<Millis>,
     /// The next durable write kills the coordinator; where exactly is drawn then.
-    doomed: bool,
-    outcome: Option<Outcome>,
-    events: u64,
-    trace: bool,
+    pub(crate) doomed: bool,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) events: u64,
+    pub(crate) trace: bool,
 }
 
 /// One run, from start to the job's end.
@@ -263,6 +245,7 @@ impl World {
         world
     }
 
+    // long: one arm for each kind of happening
     fn happen(&mut self, happening: Happening) -> Check {
         match happening {
             Happening::Tick { life } if life == self.life && self.core.is_some() => {
@@ -358,7 +341,7 @@ impl World {
         }
     }
 
-    fn tell_of(&self, what: impl FnOnce() -> String) {
+    pub(crate) fn tell_of(&self, what: impl FnOnce() -> String) {
         if self.trace {
             eprintln!("{:>8} ms  {}", self.now(), what());
         }
@@ -386,8 +369,6 @@ impl World {
         false
     }
 
-    // ---- the coordinator --------------------------------------------------------------------------------------------
-
     fn start_coordinator(&mut self) -> Check {
         if self.core.is_some() {
             return Ok(());
@@ -408,7 +389,7 @@ impl World {
         Ok(())
     }
 
-    fn crash_coordinator(&mut self) {
+    pub(crate) fn crash_coordinator(&mut self) {
         self.tell_of(|| "-- the coordinator dies".to_owned());
         self.core = None;
         self.doomed = false;
@@ -420,7 +401,7 @@ impl World {
         self.agenda.after(delay, Happening::StartCoordinator);
     }
 
-    fn tell(&mut self, event: Event) -> Check {
+    pub(crate) fn tell(&mut self, event: Event) -> Check {
         let now = Duration::from_millis(self.now());
         let Some(core) = &mut self.core else { return Ok(()) };
         let actions = core.apply(now, event);
@@ -544,290 +525,7 @@ impl World {
             self.send_down(member.session, Down::Form { formation, rank });
         }
     }
-
-    // ---- streams ----------------------------------------------------------------------------------------------------
-
-    pub(crate) fn reconnect(&mut self, worker: usize) {
-        let (life, delay) = (self.workers[worker].life, 100 + self.draws.below(900));
-        self.agenda.after(delay, Happening::Connect { worker, life });
-    }
-
-    fn connect_stream(&mut self, index: usize) {
-        if self.workers[index].session.is_some() {
-            return;
-        }
-        if self.core.is_none() || self.now() < self.paused_until {
-            return self.reconnect(index);
-        }
-        let session = self.streams.len() as u64;
-        let (worker_life, now) = (self.workers[index].life, self.now());
-        self.streams.push(Stream {
-            worker: index,
-            worker_life,
-            coordinator_life: self.life,
-            open: true,
-            up_at: now,
-            down_at: now,
-        });
-        self.workers[index].session = Some(session);
-        let generation = self.workers[index].generation();
-        self.send_up(index, Up::Hello { generation });
-    }
-
-    /// Both ends notice, each in its own time; what was on its way is lost.
-    pub(crate) fn end_stream(&mut self, session: u64) {
-        let Some(stream) = self.streams.get_mut(session as usize) else { return };
-        if !std::mem::replace(&mut stream.open, false) {
-            return;
-        }
-        let (up, down) = (1 + self.draws.below(40), 1 + self.draws.below(40));
-        self.agenda.after(up, Happening::Up { session, message: Up::Broken });
-        self.agenda.after(down, Happening::Down { session, message: Down::Broken });
-    }
-
-    pub(crate) fn send_up(&mut self, worker: usize, message: Up) {
-        let Some(session) = self.workers[worker].session else { return };
-        let delay = 1 + self.draws.below(8);
-        let now = self.now();
-        let stream = &mut self.streams[session as usize];
-        if stream.open {
-            stream.up_at = stream.up_at.max(now + delay);
-            self.agenda.at(stream.up_at, Happening::Up { session, message });
-        }
-    }
-
-    pub(crate) fn send_up_later(&mut self, worker: usize, generation: Generation, report: Said) {
-        let (life, delay) = (self.workers[worker].life, 50 + self.draws.below(500));
-        self.agenda.after(delay, Happening::Later { worker, life, generation, report });
-    }
-
-    fn send_down(&mut self, session: SessionId, message: Down) {
-        let delay = 1 + self.draws.below(8);
-        let now = self.now();
-        let Some(stream) = self.streams.get_mut(session.0 as usize) else { return };
-        if stream.open {
-            stream.down_at = stream.down_at.max(now + delay);
-            self.agenda.at(stream.down_at, Happening::Down { session: session.0, message });
-        }
-    }
-
-    fn arrive_up(&mut self, session: u64, message: Up) -> Check {
-        let stream = &self.streams[session as usize];
-        let broken = matches!(message, Up::Broken);
-        if stream.coordinator_life != self.life || self.core.is_none() || stream.open == broken {
-            return Ok(());
-        }
-        if self.now() < self.paused_until {
-            self.agenda.put_off(self.paused_until, Happening::Up { session, message });
-            return Ok(());
-        }
-        let worker = &self.workers[stream.worker];
-        let id = SessionId(session);
-        let event = match message {
-            Up::Hello { generation } => Event::Joined(Candidate {
-                session: id,
-                name: worker.name.clone(),
-                incarnation: worker.incarnation(),
-                generation,
-                address: "127.0.0.1:9".to_owned(),
-                device_kind: "cpu".to_owned(),
-                threads: 1,
-                software_version: "0".to_owned(),
-            }),
-            Up::Report(generation, report) => {
-                if !matches!(report, Said::Heartbeat { .. }) {
-                    self.tell_of(|| format!("   {} says {report:?}", worker.name));
-                }
-                Event::Reported { session: id, generation, report }
-            }
-            Up::Broken => Event::StreamEnded { session: id, cause: "connection closed".to_owned() },
-        };
-        self.tell(event)
-    }
-
-    fn arrive_down(&mut self, session: u64, message: Down) -> Check {
-        let stream = &self.streams[session as usize];
-        let (index, life) = (stream.worker, stream.worker_life);
-        let broken = matches!(message, Down::Broken);
-        let worker = &self.workers[index];
-        let current = worker.alive && worker.life == life && worker.session == Some(session);
-        if !current || stream.open == broken {
-            return Ok(());
-        }
-        if self.now() < worker.paused_until {
-            let at = worker.paused_until;
-            self.agenda.put_off(at, Happening::Down { session, message });
-            return Ok(());
-        }
-        self.tell_of(|| format!("   {} hears {message:?}", worker.name));
-        self.hear(index, message)
-    }
-
-    // ---- checkpoints ------------------------------------------------------------------------------------------------
-
-    pub(crate) fn upload(&mut self, worker: usize, step: u64, digest: Digest, last: bool) {
-        let life = self.workers[worker].life;
-        let generation = self.workers[worker].generation();
-        let delay = 10 + self.draws.below(200);
-        let upload = Happening::Upload { worker, life, generation, step, digest, last };
-        self.agenda.after(delay, upload);
-    }
-
-    fn uploaded(
-        &mut self,
-        index: usize,
-        generation: Generation,
-        step: u64,
-        digest: Digest,
-        last: bool,
-    ) -> Check {
-        let life = self.workers[index].life;
-        if self.core.is_none() {
-            let upload = Happening::Upload { worker: index, life, generation, step, digest, last };
-            self.agenda.after(500, upload);
-            return Ok(());
-        }
-        let rank = match &self.workers[index].member {
-            Some(member) if member.formation.generation == generation => member.rank,
-            _ => return Ok(()),
-        };
-        let open = self.uploads.iter_mut().find(|uploads| uploads.generation == generation);
-        let mut assembled = None;
-        if let Some(uploads) = open {
-            let parts = uploads.parts.entry(step).or_default();
-            let new = parts.insert(rank);
-            if new && parts.len() == uploads.members {
-                let job = uploads.job.clone();
-                assembled = Some(Event::CheckpointAssembled { job, generation, step });
-            }
-        }
-        if last {
-            let report = Said::Finished { step, model_sha256: sha256(step) };
-            self.report(index, generation, report);
-        }
-        match assembled {
-            Some(event) => self.tell(event),
-            None => Ok(()),
-        }
-    }
-
-    // ---- what goes wrong --------------------------------------------------------------------------------------------
-
-    fn fault(&mut self) {
-        let Some(fault) = self.faults.draw(&mut self.draws) else {
-            self.quiet_since = Some(self.now());
-            return;
-        };
-        let pause = Faults::pause(&mut self.draws);
-        self.agenda.after(pause, Happening::Fault);
-        let alive: Vec<usize> =
-            (0..self.workers.len()).filter(|&index| self.workers[index].alive).collect();
-        let pick = |draws: &mut Draws| {
-            (!alive.is_empty()).then(|| alive[draws.below(alive.len() as u64) as usize])
-        };
-        let Some(victim) = pick(&mut self.draws) else { return };
-        self.tell_of(|| format!("-- {fault:?} (of w{victim})"));
-        match fault {
-            Fault::Kill => self.kill(victim),
-            Fault::KillAll => alive.into_iter().for_each(|index| self.kill(index)),
-            Fault::Pause => {
-                let until = self.now() + 50 + self.draws.below(6000);
-                self.workers[victim].pause(until);
-            }
-            Fault::PauseAll => {
-                let until = self.now() + 1000 + self.draws.below(60_000);
-                self.workers.iter_mut().for_each(|worker| worker.pause(until));
-                self.paused_until = self.paused_until.max(until);
-            }
-            Fault::BreakStream => {
-                if let Some(session) = self.workers[victim].session {
-                    self.end_stream(session);
-                }
-            }
-            Fault::BreakEdge => {
-                let place = self.workers[victim].member.as_ref();
-                let place = place.map(|member| (member.formation.generation, member.rank));
-                if let Some((generation, rank)) = place {
-                    self.break_exchange(generation, rank);
-                }
-            }
-            Fault::Leave => {
-                let reason = "asked to terminate".to_owned();
-                self.send_up(victim, Up::Report(Generation(0), Said::Leaving { reason }));
-                let life = self.workers[victim].life;
-                self.agenda.after(1800, Happening::Leave { worker: victim, life });
-            }
-            Fault::Join => {
-                if self.workers.len() < WORKERS_MAX {
-                    let number = self.workers.len();
-                    let joining = worker(number, &mut self.draws);
-                    self.workers.push(joining);
-                    self.agenda.after(0, Happening::StartWorker { worker: number });
-                }
-            }
-            Fault::KillCoordinator if self.core.is_some() => self.crash_coordinator(),
-            Fault::KillAtWrite => self.doomed = self.core.is_some(),
-            Fault::KillCoordinator => {}
-        }
-    }
-
-    fn kill(&mut self, index: usize) {
-        self.end_process(index);
-    }
-
-    /// A process ends; another one is started in its place after a while.
-    pub(crate) fn end_process(&mut self, index: usize) {
-        self.give_up(index);
-        let worker = &mut self.workers[index];
-        worker.alive = false;
-        worker.member = None;
-        if let Some(session) = worker.session.take() {
-            self.end_stream(session);
-        }
-        let delay = 100 + self.draws.below(8000);
-        self.agenda.after(delay, Happening::StartWorker { worker: index });
-    }
-}
-
-fn worker(number: usize, draws: &mut Draws) -> Worker {
-    let name = format!("w{number}").parse().expect("a valid name");
-    Worker::new(name, 1 + draws.below(6))
-}
-
-fn policy(draws: &mut Draws, workers: u32) -> Policy {
-    use coordinator::core::OnLoss;
-    let on_loss = match draws.below(4) {
-        0 => OnLoss::Wait,
-        1 => OnLoss::Spare,
-        _ => OnLoss::Shrink,
-    };
-    let min_workers = 1 + draws.below(u64::from(workers.min(2))) as u32;
-    Policy { on_loss, min_workers, max_workers: u32::MAX }
-}
-
-fn spec(epochs: u32) -> JobSpec {
-    let toml = format!(
-        "name = \"sim\"\n[data]\nformat = \"idx\"\npath = \"/data\"\n[model]\narch = \"resnet18\"\n\
-         [train]\nepochs = {epochs}\nbatch = 16\nslices = {SLICES}\n[optimizer]\nlearning_rate = 0.1\n\
-         [checkpoint]\nevery_epochs = 3\n"
-    );
-    let job = Job::parse(&toml).expect("the simulated job is right");
-    let input = Input { channels: 1, height: 8, width: 8, mean: vec![0.3], std: vec![0.4] };
-    let dataset = DatasetFacts {
-        fingerprint: "ab".repeat(32),
-        train_len: 64,
-        test_len: 40,
-        classes: vec!["zero".to_owned(), "one".to_owned()],
-        input,
-    };
-    JobSpec { toml: job.to_toml(), job, dataset, weights: None }
-}
-
-fn sha256(step: u64) -> String {
-    format!("{step:064x}")
 }
 
 /// Simulated time without faults in which a job of this size must end.
 const PATIENCE: Millis = 240_000;
-const SLICES: usize = 8;
-const WORKERS_MAX: usize = 12;

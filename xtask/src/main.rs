@@ -1,4 +1,4 @@
-//! Developer commands that need no shell: `cargo xtask tidy` and `cargo xtask bench`. Knows the
+//! Developer commands that need no shell: `cargo xtask tidy`, `bench` and `simulate`. Knows the
 //! arguments and the exit code; each command is a module.
 
 use anyhow::Context;
@@ -6,6 +6,7 @@ use anyhow::Result;
 use anyhow::bail;
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::process::ExitCode;
 
 mod bench;
@@ -28,8 +29,9 @@ fn run() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         ["bench", ref options @ ..] => run_bench(options),
+        ["simulate", ref options @ ..] => run_simulator(options),
         _ => bail!(
-            "unknown command {arguments:?}; usage: cargo xtask tidy, or cargo xtask bench PYTHON"
+            "unknown command {arguments:?}; usage: cargo xtask tidy, cargo xtask bench PYTHON, or cargo xtask simulate"
         ),
     }
 }
@@ -38,6 +40,17 @@ fn run_bench(options: &[&str]) -> Result<ExitCode> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
     bench::run(root, &bench::Options::parse(options)?, &mut std::io::stdout())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Built for speed: a hundred thousand seeds take minutes.
+fn run_simulator(options: &[&str]) -> Result<ExitCode> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let status = Command::new(cargo)
+        .args(["run", "--release", "--locked", "--quiet", "--package", "simulator", "--"])
+        .args(options)
+        .status()
+        .context("run the simulator")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run_tidy() -> Result<ExitCode> {

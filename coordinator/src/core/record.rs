@@ -142,6 +142,7 @@ pub enum ReplayError {
 
 impl Cluster {
     /// Takes in one record of an earlier life. Follow the last one with `boot`.
+    // long: one arm for each kind of record
     pub fn replay(&mut self, record: &Record) -> Result<(), ReplayError> {
         match record {
             Record::Booted { boot, generation } => {
@@ -166,20 +167,18 @@ impl Cluster {
                 carried,
                 members,
             } => {
-                self.burn(Generation(*generation));
+                let generation = Generation(*generation);
+                self.burn(generation);
                 let run = self.replayed(job)?;
                 run.device_kind = Some(device_kind.clone());
                 run.stage = Stage::Active;
-                run.generation = Generation(*generation);
+                run.generation = generation;
                 let id = run.id.clone();
                 let digest = base_digest.as_deref().map(parse_digest).transpose()?;
                 let base = Mark { step: *base_step, digest };
-                let workers: Vec<Worker> = members
-                    .iter()
-                    .map(|member| absent(member, device_kind))
-                    .collect::<Result<_, _>>()?;
-                self.membership =
-                    Some(remembered(id, Generation(*generation), base, *carried, members, workers));
+                let mut membership = remembered((id, generation), base, members, device_kind)?;
+                membership.carried = *carried;
+                self.membership = Some(membership);
             }
             Record::Resumed { job, workers, policy, shortage, checkpoints } => {
                 let base = base_of(checkpoints)?;
@@ -208,10 +207,9 @@ impl Cluster {
             }
             Record::Quarantined { job, train, test } => {
                 let run = self.replayed(job)?;
-                for (split, numbers) in [(Split::Train, train), (Split::Test, test)] {
-                    for &number in numbers {
-                        run.quarantine.add(split, number);
-                    }
+                let numbers = train.iter().map(|number| (Split::Train, number));
+                for (split, &number) in numbers.chain(test.iter().map(|n| (Split::Test, n))) {
+                    run.quarantine.add(split, number);
                 }
             }
             Record::Ended { job, end, trained_ms, trained_steps } => {
@@ -257,23 +255,23 @@ fn absent(member: &MemberRecord, device_kind: &str) -> Result<Worker, ReplayErro
 
 /// The generation that an earlier life formed, as if all its streams had just ended.
 fn remembered(
-    job: JobId,
-    generation: Generation,
+    (job, generation): (JobId, Generation),
     base: Mark,
-    carried: bool,
     records: &[MemberRecord],
-    workers: Vec<Worker>,
-) -> Membership {
+    device_kind: &str,
+) -> Result<Membership, ReplayError> {
+    let workers: Result<Vec<Worker>, _> =
+        records.iter().map(|record| absent(record, device_kind)).collect();
+    let workers = workers?;
     let slices = records.iter().map(|r| r.first_slice..r.first_slice + r.slice_count);
     let members = workers.iter().zip(slices).map(Member::new).collect();
-    let since = Duration::ZERO;
-    let mut membership = Membership::new(generation, job, base, carried, members, since);
+    let mut membership = Membership::new(generation, job, base, false, members, Duration::ZERO);
     membership.remembered = true;
     for (seat, worker) in membership.seats.iter_mut().zip(workers) {
         let cause = "it did not come back to the coordinator".to_owned();
         seat.away = Some(Away { until: RETURN_WITHIN, cause, worker });
     }
-    membership
+    Ok(membership)
 }
 
 /// No stream has this number.

@@ -188,12 +188,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut sockets: Vec<Vec<Option<TcpStream>>> =
             (0..world).map(|_| (0..world).map(|_| None).collect()).collect();
-        for a in 0..world {
-            for b in 0..a {
-                let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-                let (far, _) = listener.accept().unwrap();
-                (sockets[a][b], sockets[b][a]) = (Some(near), Some(far));
-            }
+        let pairs = (0..world).flat_map(|a| (0..a).map(move |b| (a, b)));
+        for (a, b) in pairs {
+            let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (far, _) = listener.accept().unwrap();
+            (sockets[a][b], sockets[b][a]) = (Some(near), Some(far));
         }
         sockets
     }

@@ -175,12 +175,13 @@ fn listed(names: &[&str]) -> String {
 }
 
 /// Crate, and the crates of ours that it may know. Also holds for tests and build scripts.
-const ALLOWED: [(&str, &[&str]); 5] = [
+const ALLOWED: [(&str, &[&str]); 6] = [
     ("coordinator", &["dataset", "proto"]),
     ("worker", &["kernels", "dataset", "proto"]),
     ("dataset", &[]),
     ("kernels", &[]),
     ("proto", &[]),
+    ("simulator", &["coordinator", "dataset", "proto"]),
 ];
 const FREE: [&str; 2] = ["cluster-tests", "xtask"];
 const SIBLINGS: [&str; 5] = ["data", "model", "collective", "optim", "checkpoint"];

@@ -1,0 +1,47 @@
+//! The job that a simulated cluster runs, and the workers that run it.
+
+use coordinator::core::{DatasetFacts, JobSpec, OnLoss, Policy};
+use dataset::Draws;
+use proto::Job;
+use proto::manifest::Input;
+
+use crate::worker::Worker;
+
+pub(crate) fn worker(number: usize, draws: &mut Draws) -> Worker {
+    let name = format!("w{number}").parse().expect("a valid name");
+    Worker::new(name, 1 + draws.below(6))
+}
+
+pub(crate) fn policy(draws: &mut Draws, workers: u32) -> Policy {
+    let on_loss = match draws.below(4) {
+        0 => OnLoss::Wait,
+        1 => OnLoss::Spare,
+        _ => OnLoss::Shrink,
+    };
+    let min_workers = 1 + draws.below(u64::from(workers.min(2))) as u32;
+    Policy { on_loss, min_workers, max_workers: u32::MAX }
+}
+
+pub(crate) fn spec(epochs: u32) -> JobSpec {
+    let toml = format!(
+        "name = \"sim\"\n[data]\nformat = \"idx\"\npath = \"/data\"\n[model]\narch = \"resnet18\"\n\
+         [train]\nepochs = {epochs}\nbatch = 16\nslices = {SLICES}\n[optimizer]\nlearning_rate = 0.1\n\
+         [checkpoint]\nevery_epochs = 3\n"
+    );
+    let job = Job::parse(&toml).expect("the simulated job is right");
+    let input = Input { channels: 1, height: 8, width: 8, mean: vec![0.3], std: vec![0.4] };
+    let dataset = DatasetFacts {
+        fingerprint: "ab".repeat(32),
+        train_len: 64,
+        test_len: 40,
+        classes: vec!["zero".to_owned(), "one".to_owned()],
+        input,
+    };
+    JobSpec { toml: job.to_toml(), job, dataset, weights: None }
+}
+
+pub(crate) fn sha256(step: u64) -> String {
+    format!("{step:064x}")
+}
+
+pub(crate) const SLICES: usize = 8;

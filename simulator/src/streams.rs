@@ -1,0 +1,138 @@
+//! Streams between workers and the coordinator: messages arrive late, in order, or, when a stream breaks, not at all.
+
+use coordinator::core::{Candidate, Event, Report as Said, SessionId};
+use proto::identity::Generation;
+
+use crate::checker::Check;
+use crate::time::Millis;
+use crate::world::{Down, Happening, Up, World};
+
+/// One control stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) worker: usize,
+    pub(crate) worker_life: u64,
+    coordinator_life: u64,
+    open: bool,
+    /// When the last message of each direction arrives: none overtakes another.
+    up_at: Millis,
+    down_at: Millis,
+}
+
+impl World {
+    pub(crate) fn reconnect(&mut self, worker: usize) {
+        let (life, delay) = (self.workers[worker].life, 100 + self.draws.below(900));
+        self.agenda.after(delay, Happening::Connect { worker, life });
+    }
+
+    pub(crate) fn connect_stream(&mut self, index: usize) {
+        if self.workers[index].session.is_some() {
+            return;
+        }
+        if self.core.is_none() || self.now() < self.paused_until {
+            return self.reconnect(index);
+        }
+        let session = self.streams.len() as u64;
+        let (worker_life, now) = (self.workers[index].life, self.now());
+        self.streams.push(Stream {
+            worker: index,
+            worker_life,
+            coordinator_life: self.life,
+            open: true,
+            up_at: now,
+            down_at: now,
+        });
+        self.workers[index].session = Some(session);
+        let generation = self.workers[index].generation();
+        self.send_up(index, Up::Hello { generation });
+    }
+
+    /// Both ends notice, each in its own time; what was on its way is lost.
+    pub(crate) fn end_stream(&mut self, session: u64) {
+        let Some(stream) = self.streams.get_mut(session as usize) else { return };
+        if !std::mem::replace(&mut stream.open, false) {
+            return;
+        }
+        let (up, down) = (1 + self.draws.below(40), 1 + self.draws.below(40));
+        self.agenda.after(up, Happening::Up { session, message: Up::Broken });
+        self.agenda.after(down, Happening::Down { session, message: Down::Broken });
+    }
+
+    pub(crate) fn send_up(&mut self, worker: usize, message: Up) {
+        let Some(session) = self.workers[worker].session else { return };
+        let delay = 1 + self.draws.below(8);
+        let now = self.now();
+        let stream = &mut self.streams[session as usize];
+        if stream.open {
+            stream.up_at = stream.up_at.max(now + delay);
+            self.agenda.at(stream.up_at, Happening::Up { session, message });
+        }
+    }
+
+    pub(crate) fn send_up_later(&mut self, worker: usize, generation: Generation, report: Said) {
+        let (life, delay) = (self.workers[worker].life, 50 + self.draws.below(500));
+        self.agenda.after(delay, Happening::Later { worker, life, generation, report });
+    }
+
+    pub(crate) fn send_down(&mut self, session: SessionId, message: Down) {
+        let delay = 1 + self.draws.below(8);
+        let now = self.now();
+        let Some(stream) = self.streams.get_mut(session.0 as usize) else { return };
+        if stream.open {
+            stream.down_at = stream.down_at.max(now + delay);
+            self.agenda.at(stream.down_at, Happening::Down { session: session.0, message });
+        }
+    }
+
+    pub(crate) fn arrive_up(&mut self, session: u64, message: Up) -> Check {
+        let stream = &self.streams[session as usize];
+        let broken = matches!(message, Up::Broken);
+        if stream.coordinator_life != self.life || self.core.is_none() || stream.open == broken {
+            return Ok(());
+        }
+        if self.now() < self.paused_until {
+            self.agenda.put_off(self.paused_until, Happening::Up { session, message });
+            return Ok(());
+        }
+        let worker = &self.workers[stream.worker];
+        let id = SessionId(session);
+        let event = match message {
+            Up::Hello { generation } => Event::Joined(Candidate {
+                session: id,
+                name: worker.name.clone(),
+                incarnation: worker.incarnation(),
+                generation,
+                address: "127.0.0.1:9".to_owned(),
+                device_kind: "cpu".to_owned(),
+                threads: 1,
+                software_version: "0".to_owned(),
+            }),
+            Up::Report(generation, report) => {
+                if !matches!(report, Said::Heartbeat { .. }) {
+                    self.tell_of(|| format!("   {} says {report:?}", worker.name));
+                }
+                Event::Reported { session: id, generation, report }
+            }
+            Up::Broken => Event::StreamEnded { session: id, cause: "connection closed".to_owned() },
+        };
+        self.tell(event)
+    }
+
+    pub(crate) fn arrive_down(&mut self, session: u64, message: Down) -> Check {
+        let stream = &self.streams[session as usize];
+        let (index, life) = (stream.worker, stream.worker_life);
+        let broken = matches!(message, Down::Broken);
+        let worker = &self.workers[index];
+        let current = worker.alive && worker.life == life && worker.session == Some(session);
+        if !current || stream.open == broken {
+            return Ok(());
+        }
+        if self.now() < worker.paused_until {
+            let at = worker.paused_until;
+            self.agenda.put_off(at, Happening::Down { session, message });
+            return Ok(());
+        }
+        self.tell_of(|| format!("   {} hears {message:?}", worker.name));
+        self.hear(index, message)
+    }
+}
