@@ -160,6 +160,9 @@ impl Cluster {
         let (least, _) = job.crew_bounds();
         let newest = job.newest_checkpoint_words();
         let plural = |count: usize| if count == 1 { "worker" } else { "workers" };
+        // Before anybody has taken the state over, the job waits for the crew that it was to begin with.
+        let beginning = membership.is_forming() && !membership.carried;
+        let least = if beginning && job.shortage == Shortage::Wait { job.workers } else { least };
         let only_few = crew.len() < (least as usize).max(1);
         match (left, job.shortage) {
             (0, Shortage::Fail) => format!("stopping; {newest}"),

@@ -56,7 +56,15 @@ impl Cluster {
             );
             return self.fail(Cause::Worker, line);
         }
-        let Some(crew) = self.next_crew(membership, job) else { return self.wait_for_workers(&id) };
+        let crew = self.next_crew(membership, job);
+        if holders.is_empty() && job.shortage == Shortage::Wait {
+            let lacking = crew.as_ref().is_none_or(|crew| crew.len() < job.workers as usize);
+            if lacking {
+                // Nothing is lost by beginning once more, with as many as were asked for.
+                return self.requeue(&id);
+            }
+        }
+        let Some(crew) = crew else { return self.wait_for_workers(&id) };
         let edge = self.broken_edge(membership).map(|edge| {
             let blamed = edge.trouble.culprit.clone();
             (
@@ -166,6 +174,14 @@ impl Cluster {
         let evaluation = due && !job.evaluations.contains_key(&base.step);
         let lost = job.unsealed.keys().any(|&step| step <= base.step && !job.is_on_disk(step));
         Redo { evaluation, checkpoint: lost && !job.is_on_disk(base.step) }
+    }
+
+    /// The job waits for a crew, as before its first generation.
+    fn requeue(&mut self, id: &JobId) {
+        self.dissolve("too few workers are left to begin with");
+        if let Some(job) = self.job_mut(id) {
+            job.stage = Stage::Queued;
+        }
     }
 
     /// Too few workers: what they hold waits with them.

@@ -195,20 +195,33 @@ fn an_idle_worker_that_is_lost_harms_no_job() {
 }
 
 #[test]
-fn a_worker_lost_while_forming_is_left_out() {
-    for submission in [waiting(2), local(2)] {
-        let mut script = Script::new();
-        script.submit_with(submission);
-        let members = [script.join("w1"), script.join("w2")];
-        let before = script.core.generation();
-        script.end_stream(members[1]);
-        let actions = script.pass(2200);
-        assert_eq!(plans(&script.done, &SEAL), members[..1], "{actions:?}");
-        let actions = script.seal_with(&members[..1], None);
-        let formed = formation(&actions).unwrap();
-        assert!(formed.generation > before);
-        assert_eq!((formed.base.step, formed.members.len(), formed.holders.len()), (0, 1, 0));
-    }
+fn a_worker_lost_while_forming_is_left_out_when_nobody_else_will_come() {
+    let mut script = Script::new();
+    script.submit_with(local(2));
+    let members = [script.join("w1"), script.join("w2")];
+    let before = script.core.generation();
+    let actions = script.end_stream(members[1]);
+    assert_eq!(plans(&actions, &SEAL), members[..1]);
+    let actions = script.seal_with(&members[..1], None);
+    let formed = formation(&actions).unwrap();
+    assert!(formed.generation > before);
+    assert_eq!((formed.base.step, formed.members.len(), formed.holders.len()), (0, 1, 0));
+}
+
+#[test]
+fn a_job_that_has_not_begun_waits_for_its_crew() {
+    let mut script = Script::new();
+    script.submit(2);
+    let members = [script.join("w1"), script.join("w2")];
+    let before = script.core.generation();
+    script.end_stream(members[1]);
+    script.pass(2200);
+    let warnings = lines(&script.done, Level::Warn);
+    assert!(warnings[0].ends_with("waiting for 1 more worker"), "{warnings:?}");
+    script.seal_with(&members[..1], None);
+    assert_eq!(script.state("digits-1").0, JobState::Waiting);
+    let (_, actions) = script.join_as("w2", "cpu");
+    assert!(formation(&actions).unwrap().generation > before);
 }
 
 #[test]
@@ -233,9 +246,10 @@ fn a_worker_with_another_dataset_is_excluded_and_the_job_goes_on_with_others() {
     let actions = script.report(members[0], differs);
     let warnings = lines(&actions, Level::Warn);
     assert!(warnings[0].starts_with("worker w1 refused: "), "{warnings:?}");
-    let actions = script.seal_with(&members[1..], None);
+    script.seal_with(&members[1..], None);
+    let (_, actions) = script.join_as("w3", "cpu");
     let members = &formation(&actions).unwrap().members;
-    assert_eq!(members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["w2"]);
+    assert_eq!(members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["w2", "w3"]);
 }
 
 #[test]
@@ -282,7 +296,7 @@ fn a_worker_that_fails_by_itself_is_left_out() {
 #[test]
 fn members_that_do_not_get_ready_are_named_and_left_out() {
     let mut script = Script::new();
-    script.submit(2);
+    script.submit_with(local(2));
     let members = [script.join("w1"), script.join("w2")];
     script.ready(&members[..1], 0);
     script.pass(59_000);
