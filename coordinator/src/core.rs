@@ -299,7 +299,7 @@ pub const GAP_MAX: Duration = Duration::from_millis(300);
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
 /// A worker silent for this long is lost.
 pub const LOST_AFTER: Duration = Duration::from_millis(2000);
-/// Members of an earlier life of the coordinator have this long to come back.
+/// When no member is left, or the coordinator was restarted, members have this long to come back with the state they hold.
 pub const RETURN_WITHIN: Duration = Duration::from_secs(15);
 /// A generation must be ready within this time: reading data, fetching a checkpoint, connecting.
 pub const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -313,6 +313,8 @@ pub const SEAL_WITHIN: Duration = Duration::from_secs(60);
 /// A generation runs at least this long before it is given up to take in more workers, so that those who come together are
 /// taken in together.
 pub const GROW_AFTER: Duration = Duration::from_millis(500);
+/// Others that have just joined are waited for this long before a newcomer that is ready is taken in.
+pub const WARM_TOGETHER: Duration = Duration::from_secs(5);
 /// An edge between live workers that broke is tried again this often, without a step in between.
 pub const EDGE_RETRIES: u32 = 3;
 

@@ -158,6 +158,7 @@ fn get_warm(
         Err(error) => {
             let (kind, phase) = (error.kind().into(), Phase::Prepare.into());
             let message = error.to_string();
+            tracing::warn!("{message}");
             report::Kind::Trouble(v1::Trouble { kind, phase, message, ..v1::Trouble::default() })
         }
     };

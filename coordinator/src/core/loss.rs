@@ -8,7 +8,7 @@ use super::action::{Action, Level, Outcome, Plan};
 use super::event::{Candidate, SessionId, Trouble};
 use super::job::{Shortage, Stage};
 use super::membership::{Away, Complaint, Membership, Progress, Seat, Standing};
-use super::roster::Worker;
+use super::roster::{Warmth, Worker};
 use super::{Cause, Cluster, Generation, LOST_AFTER, PROGRESS_WITHIN, READY_WITHIN, SEAL_WITHIN};
 
 impl Cluster {
@@ -253,6 +253,19 @@ impl Cluster {
         }
         self.say_loss(&id, Level::Warn, line);
         self.seal_generation();
+    }
+
+    /// A worker that was asked to get ready for a job can't take part in it.
+    pub(super) fn leave_cold(&mut self, session: SessionId, message: &str) {
+        let Some(worker) = self.roster.get_mut(session) else { return };
+        let Warmth::Asked(id, _) = std::mem::replace(&mut worker.warmth, Warmth::Cold) else {
+            return;
+        };
+        let (name, incarnation) = (worker.name.clone(), worker.incarnation);
+        if let Some(job) = self.job_mut(&id) {
+            job.excluded.insert(incarnation);
+        }
+        self.log(Some(&id), Level::Warn, format!("worker {name} can't take part: {message}"));
     }
 
     /// Everything that is due because time went by.

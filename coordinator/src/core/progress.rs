@@ -25,6 +25,9 @@ impl Cluster {
                 worker.warmth = Warmth::Warm(job.clone());
                 return;
             }
+            Report::Trouble(trouble) if matches!(worker.warmth, Warmth::Asked(..)) => {
+                return self.leave_cold(session, &trouble.message.clone());
+            }
             _ => {}
         }
         // Late, not wrong: what an abandoned generation still had to say.

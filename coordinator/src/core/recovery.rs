@@ -12,7 +12,7 @@ use super::job::{JobRun, Mark, Shortage, Stage};
 use super::membership::{Agreed, Membership, Progress, Seat, Standing, joined};
 use super::record::Record;
 use super::roster::{Warmth, Worker};
-use super::{Cause, Cluster, EDGE_RETRIES, GROW_AFTER, Outcome};
+use super::{Cause, Cluster, EDGE_RETRIES, GROW_AFTER, Outcome, RETURN_WITHIN, WARM_TOGETHER};
 
 impl Cluster {
     /// Tells the members to give the current generation up and to keep what they hold.
@@ -231,6 +231,14 @@ impl Cluster {
             self.dissolve(&line);
             return self.end(id, Outcome::Failed { cause: Cause::Worker, reason: line });
         }
+        // They may be alive, out of reach, and further than any checkpoint.
+        let Some(Progress::Sealing { since, .. }) = self.membership.as_ref().map(|m| m.progress)
+        else {
+            return;
+        };
+        if self.clock.saturating_sub(since) < RETURN_WITHIN {
+            return;
+        }
         let text = format!("no worker is left that holds the state of job {id}: {newest}");
         self.log(Some(id), Level::Warn, text);
         self.dissolve(&line);
@@ -265,13 +273,18 @@ impl Cluster {
         });
         let first = warm.next();
         let settled = self.now.saturating_sub(since) >= GROW_AFTER;
-        let all_warm = cold.is_empty()
-            && newcomers.iter().all(|worker| matches!(worker.warmth, Warmth::Warm(_)));
+        // Those who come together are taken in together, but nobody waits long for one that reads a large dataset.
+        let clock = self.clock;
+        let soon = |worker: &&&Worker| match &worker.warmth {
+            Warmth::Asked(_, since) => clock.saturating_sub(*since) < WARM_TOGETHER,
+            Warmth::Cold | Warmth::Warm(_) => false,
+        };
+        let all_warm = cold.is_empty() && newcomers.iter().filter(soon).count() == 0;
         let (id, spec) = (job.id.clone(), job.spec.clone());
         let names = joined(first.iter().cloned().chain(warm));
         for session in cold {
             if let Some(worker) = self.roster.get_mut(session) {
-                worker.warmth = Warmth::Asked(id.clone());
+                worker.warmth = Warmth::Asked(id.clone(), clock);
             }
             let spec = Box::new(spec.clone());
             self.push(Action::Warm { session, job: id.clone(), spec });

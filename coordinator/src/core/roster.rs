@@ -36,13 +36,14 @@ pub(crate) struct Worker {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Warmth {
     Cold,
-    Asked(JobId),
+    /// Since, on the lenient clock.
+    Asked(JobId, Duration),
     Warm(JobId),
 }
 
 impl Warmth {
     pub(crate) fn is_about(&self, job: &JobId) -> bool {
-        matches!(self, Warmth::Asked(of) | Warmth::Warm(of) if of == job)
+        matches!(self, Warmth::Asked(of, _) | Warmth::Warm(of) if of == job)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Scripts: events in, actions out. No sleeping, no sockets: time is a number.
 
 mod jobs;
+mod growth;
 mod losses;
 mod quarantine;
 mod lives;

@@ -1,0 +1,93 @@
+//! Workers that join while a job runs.
+
+use super::*;
+
+/// Workers that were asked to get ready.
+fn asked(actions: &[Action]) -> Vec<SessionId> {
+    let sessions = actions.iter().filter_map(|action| match action {
+        Action::Warm { session, .. } => Some(*session),
+        _ => None,
+    });
+    sessions.collect()
+}
+
+fn warm(script: &mut Script, session: SessionId) -> Vec<Action> {
+    script.report(session, Report::Warm { job: name("digits-1") })
+}
+
+const SEAL: Plan = Plan::Seal { attempt: Generation(0) };
+
+#[test]
+fn a_newcomer_gets_ready_first_and_is_then_taken_in_with_the_state_of_the_others() {
+    let (mut script, members) = Script::running_as(waiting(2), 3);
+    script.pass(1000);
+    let (third, actions) = script.join_as("w3", "cpu");
+    assert_eq!((asked(&actions), plans(&actions, &SEAL)), (vec![third], Vec::new()));
+    assert_eq!(plans(&warm(&mut script, third), &SEAL), members);
+    let actions = script.seal(&members, 3);
+    let formed = formation(&actions).unwrap();
+    assert_eq!((formed.base.step, formed.members.len(), &formed.holders[..]), (3, 3, &[0, 1][..]));
+}
+
+#[test]
+fn newcomers_are_taken_in_together_but_nobody_waits_long_for_a_slow_one() {
+    let (mut script, members) = Script::running_as(waiting(2), 3);
+    script.pass(1000);
+    let (third, fourth) = (script.join("w3"), script.join("w4"));
+    assert_eq!(plans(&warm(&mut script, third), &SEAL), []);
+    let actions = script.pass(WARM_TOGETHER.as_millis() as u64 + 200);
+    assert_eq!(plans(&actions, &SEAL), members);
+    let actions = script.seal(&members, 3);
+    assert_eq!(formation(&actions).unwrap().members.len(), 3);
+    warm(&mut script, fourth);
+}
+
+#[test]
+fn a_newcomer_that_can_not_get_ready_is_named_and_holds_nobody_up() {
+    let (mut script, members) = Script::running_as(waiting(2), 3);
+    script.pass(1000);
+    let (third, fourth) = (script.join("w3"), script.join("w4"));
+    let generation = Generation(0);
+    let report = trouble(TroubleKind::TroubleDatasetUnreadable, 0, None);
+    let actions = script.tell(Event::Reported { session: third, generation, report });
+    assert_eq!(lines(&actions, Level::Warn), ["worker w3 can't take part: connection reset"]);
+    assert_eq!(plans(&warm(&mut script, fourth), &SEAL), members);
+}
+
+#[test]
+fn members_out_of_reach_are_waited_for_before_going_back_to_a_checkpoint() {
+    let (mut script, members) = Script::running_as(waiting(2), 3);
+    for session in members {
+        script.end_stream(session);
+    }
+    let going_back =
+        |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::FindBase { .. }));
+    assert!(!going_back(&script.pass(RETURN_WITHIN.as_millis() as u64)));
+    assert!(going_back(&script.pass(3000)));
+}
+
+#[test]
+fn a_member_that_comes_back_in_time_takes_its_seat_again() {
+    let (mut script, members) = Script::running_as(waiting(2), 3);
+    script.end_stream(members[1]);
+    script.pass(1000);
+    let generation = script.generation();
+    let session = SessionId(50);
+    script.beating.insert(session);
+    let actions = script.tell(Event::Joined(Candidate {
+        session,
+        name: name("w2"),
+        incarnation: Incarnation([2; 16]),
+        generation,
+        address: "10.0.0.2:9".to_owned(),
+        device_kind: "cpu".to_owned(),
+        threads: 1,
+        software_version: "0".to_owned(),
+    }));
+    assert!(actions.contains(&Action::Admit { session, generation }), "{actions:?}");
+    script.pass(5000);
+    assert_eq!(lines(&script.done, Level::Warn), [""; 0], "nobody was lost");
+    let members = [members[0], session];
+    let actions = script.step(&members, 4);
+    assert!(matches!(records(&actions)[..], [Record::Committed { step: 4, .. }]));
+}
