@@ -148,8 +148,11 @@ pub(crate) fn warm(
 pub(crate) fn prepare(
     machine: &Machine,
     memory: &mut Memory,
-    formation: &Formation,
+    formation: &mut Formation,
 ) -> Result<Prepared, PrepareError> {
+    // Downloaded files are gone once the state is filled: a generation may last for days.
+    let base = std::mem::replace(&mut formation.base, Base::Members);
+    let formation = &*formation;
     let form = &formation.form;
     let job_id: JobId =
         form.job_id.parse().map_err(|_| PrepareError::Plan("a job id is no name"))?;
@@ -175,7 +178,7 @@ pub(crate) fn prepare(
     };
     let bucket_len_max = (job.exchange.bucket_mib as usize) << 18; // 4-byte elements in a MiB
     let gradients = Gradients::new(&machine.device, &held.model, slices.clone(), bucket_len_max);
-    let ready = fill(machine, &mut held, &job, formation, gradients.bucket_lens());
+    let ready = fill(machine, &mut held, &job, (formation, base), gradients.bucket_lens());
     let collective = match ready {
         Ok(collective) => collective,
         Err(error) => {
@@ -217,7 +220,7 @@ fn fill(
     machine: &Machine,
     held: &mut Held,
     job: &Job,
-    formation: &Formation,
+    (formation, base): (&Formation, Base),
     bucket_lens: Vec<usize>,
 ) -> Result<Box<dyn Collective>, PrepareError> {
     let form = &formation.form;
@@ -232,7 +235,7 @@ fn fill(
     } else {
         held.mark = None;
         if form.holders.is_empty() {
-            load_state(held, job, formation)?;
+            load_state(held, job, base)?;
         }
     }
     continue_unless_abandoned(formation)?;
@@ -330,11 +333,11 @@ fn continue_unless_abandoned(formation: &Formation) -> Result<(), PrepareError> 
 }
 
 /// From the job's seed, from weights, or from the checkpoint that came with the formation.
-fn load_state(held: &mut Held, job: &Job, formation: &Formation) -> Result<(), PrepareError> {
+fn load_state(held: &mut Held, job: &Job, base: Base) -> Result<(), PrepareError> {
     let Held { model, optimizer, ema, .. } = held;
     let layout = model.layout().clone();
     let on_host = "the CPU device's memory is host memory";
-    match &formation.base {
+    match &base {
         Base::Members => {
             return Err(PrepareError::Plan("nobody holds the state that members should hold"));
         }
@@ -359,7 +362,7 @@ fn load_state(held: &mut Held, job: &Job, formation: &Formation) -> Result<(), P
         }
     }
     model.pack();
-    match (ema, &formation.base) {
+    match (ema, &base) {
         (None, _) | (_, Base::Members) => {}
         (Some(ema), Base::Seed | Base::Weights(_)) => ema.start(model.params(), model.running()),
         (Some(ema), Base::Checkpoint(files)) => {

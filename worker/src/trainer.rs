@@ -63,7 +63,7 @@ pub struct Formation {
     pub generation: Generation,
     pub form: v1::Form,
     pub abort: Abort,
-    /// The state after `form.base_step`.
+    /// The state after `form.base_step`; `Members` once it was taken over.
     pub base: Base,
     pub reports: Sender<v1::Report>,
     pub uploads: Sender<Upload>,
@@ -129,8 +129,8 @@ pub fn run(machine: &Machine, commands: &Receiver<Command>) {
         match command {
             // A formation that was given up while it waited here is over before it began.
             Command::Form(formation) if formation.abort.is_aborted() => {}
-            Command::Form(formation) => {
-                next = member(machine, &mut memory, &formation, commands);
+            Command::Form(mut formation) => {
+                next = member(machine, &mut memory, &mut formation, commands);
                 machine.progress.enter(Phase::Idle);
             }
             Command::Seal { generation, attempt, reports } => {
@@ -169,7 +169,7 @@ fn get_warm(
 fn member(
     machine: &Machine,
     memory: &mut Memory,
-    formation: &Formation,
+    formation: &mut Formation,
     commands: &Receiver<Command>,
 ) -> Option<Command> {
     let mut orders = Orders { commands, generation: formation.generation, stop: false, next: None };
