@@ -72,6 +72,17 @@ impl Split {
         self.labels.is_empty()
     }
 
+    /// What the split takes of this process's memory: pixels, unless they are in files, labels and names.
+    pub fn bytes(&self) -> u64 {
+        let images = match &self.images {
+            Images::Memory { pixels, .. } => pixels.len(),
+            Images::Files(Files { names, .. }) => {
+                size_of_val(&names[..]) + names.iter().map(|name| name.len()).sum::<usize>()
+            }
+        };
+        (images + size_of_val(&self.labels[..])) as u64
+    }
+
     /// Class of image `i`.
     pub fn label(&self, i: usize) -> u32 {
         self.labels[i]

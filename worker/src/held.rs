@@ -5,7 +5,7 @@ use kernels::Device;
 use proto::wire::v1;
 use proto::{Generation, JobId};
 
-use crate::memory::{self, MemoryError, Setting};
+use crate::memory::{self, Setting};
 use crate::model::ResNet;
 use crate::optim::{Ema, Sgd};
 use crate::step::digest;
@@ -34,21 +34,18 @@ pub(crate) struct Mark {
 }
 
 impl Held {
-    /// Memory for a job, if there is enough.
+    /// Memory for a job.
     pub(crate) fn new(
         device: &Device,
         (job_id, job_toml): (&JobId, &str),
         setting: &Setting<'_>,
-    ) -> Result<Held, MemoryError> {
+    ) -> Held {
         let Setting { job, geometry, .. } = *setting;
-        let need = memory::require_for_training(setting)?;
         let model = ResNet::with_room(device, &job.model, geometry, &memory::train_sizes(job));
-        let parameters = model.layout().parameters_len();
-        tracing::info!(parameters, memory_mib = need >> 20, "model planned");
         let optimizer = Sgd::new(device, model.layout(), &job.optimizer);
         let ema = job.ema.map(|rule| Ema::new(device, model.layout(), rule));
         let (job_id, job_toml) = (job_id.clone(), job_toml.to_owned());
-        Ok(Held { job_id, job_toml, model, optimizer, ema, mark: None })
+        Held { job_id, job_toml, model, optimizer, ema, mark: None }
     }
 
     pub(crate) fn is_of(&self, job_id: &JobId, job_toml: &str) -> bool {

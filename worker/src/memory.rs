@@ -1,5 +1,7 @@
 //! Whether a job, or a model that only predicts, fits this machine's memory, asked before anything is allocated.
 
+mod room;
+
 use std::ops::Range;
 
 use proto::job::{Job, Model};
@@ -9,7 +11,7 @@ use crate::model::{Geometry, ResNet};
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "fit the {what}: it needs {need_mib} MiB on this machine, {available_mib} MiB are free; {advice}"
+    "fit the {what}: it needs {need_mib} MiB more on this machine, {available_mib} MiB are free; {advice}"
 )]
 pub struct MemoryError {
     what: &'static str,
@@ -29,33 +31,43 @@ pub(crate) struct Setting<'a> {
     /// Members of the generation.
     pub(crate) workers: usize,
     pub(crate) decode_threads: usize,
+    /// What the dataset itself takes.
+    pub(crate) dataset_bytes: u64,
 }
 
-/// The most bytes that training takes on this worker; an error when they are not free.
+/// The most bytes that training takes on this worker; an error when there is no room for them. What the process has already,
+/// such as the dataset and the state of an earlier generation, is part of them, and need not be free.
 pub(crate) fn require_for_training(setting: &Setting<'_>) -> Result<u64, MemoryError> {
     let Setting { job, geometry, .. } = *setting;
     let with =
         |batch: usize| Setting { geometry: Geometry { batch, ..geometry }, ..setting.clone() };
     let need = |slice_len: usize| need(&with(slice_len));
     let total = need(geometry.batch);
+    let held = room::held();
+    let missing = |need: u64| need.saturating_sub(held);
     // A system that does not tell is not asked twice: an allocation that fails says so itself.
-    let Some(available) = available_bytes().filter(|&available| available < total) else {
+    let Some(available) = room::available().filter(|&available| available < missing(total)) else {
         return Ok(total);
     };
-    let fits = |&slice_len: &usize| need(slice_len) <= available;
+    let fits = |&slice_len: &usize| missing(need(slice_len)) <= available;
     let largest =
         (1..).map(|halvings| geometry.batch >> halvings).take_while(|&len| len > 0).find(fits);
     let advice = match largest {
         Some(slice_len) => format!("set train.batch to {} or less", slice_len * job.train.slices),
         None => "choose a smaller model".to_owned(),
     };
-    Err(MemoryError { what: "job", need_mib: total >> 20, available_mib: available >> 20, advice })
+    Err(MemoryError {
+        what: "job",
+        need_mib: missing(total) >> 20,
+        available_mib: available >> 20,
+        advice,
+    })
 }
 
 /// An error when the buffers of a model for inference are not free.
 pub(crate) fn require_for_inference(model: &Model, geometry: Geometry) -> Result<(), MemoryError> {
     let need = 4 * ResNet::inference_elements(model, geometry).total as u64;
-    match available_bytes() {
+    match room::available() {
         Some(available) if available < need => Err(MemoryError {
             what: "model",
             need_mib: need >> 20,
@@ -72,8 +84,9 @@ pub(crate) fn train_sizes(job: &Job) -> Vec<[usize; 2]> {
 }
 
 fn need(setting: &Setting<'_>) -> u64 {
-    let Setting { job, geometry, slices, workers, decode_threads } = setting;
-    let model = ResNet::elements(&job.model, *geometry, &train_sizes(job));
+    let Setting { job, geometry, slices, workers, decode_threads, dataset_bytes } = setting;
+    let sizes = train_sizes(job);
+    let model = ResNet::elements(&job.model, *geometry, &sizes);
     let plan = SlicePlan::new(slices.clone());
     let gradients = (plan.slots() + 1) * model.gradient;
     // Momentum lives as long as the model; a checkpoint on its way is a copy of both, the encoded files, and the tensors
@@ -83,9 +96,11 @@ fn need(setting: &Setting<'_>) -> u64 {
     let averages = if job.ema.is_some() { 3 * model.gradient } else { 0 };
     let exchange = exchange(model.gradient, plan.partials().len(), *workers);
     let elements = model.total + model.working + gradients + copies + averages + exchange;
-    let sample = geometry.height * geometry.width * geometry.channels;
+    let own_size = [geometry.height, geometry.width];
+    let pixels = sizes.iter().chain([&own_size]).map(|[height, width]| height * width).max();
+    let sample = pixels.unwrap_or_default() * geometry.channels;
     let samples = SLICES_READY * geometry.batch + SAMPLES_READY * decode_threads;
-    4 * elements as u64 + (samples * sample) as u64 + PROCESS_BYTES
+    4 * elements as u64 + (samples * sample) as u64 + dataset_bytes + PROCESS_BYTES
 }
 
 /// Elements of the exchange: what this worker keeps for its peers, and what it reads of theirs. By TCP, about as much lies
@@ -101,14 +116,6 @@ fn exchange(gradient: usize, partials: usize, workers: usize) -> usize {
     }
 }
 
-/// What the kernel could give without swapping, in bytes (Linux; see proc(5) on MemAvailable).
-fn available_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib << 10)
-}
-
 /// Slices that are ready, being made and being computed.
 const SLICES_READY: usize = 6;
 /// Decoded samples that wait, of each decode thread.
@@ -120,18 +127,44 @@ const PROCESS_BYTES: u64 = 13 << 20;
 mod tests {
     use super::*;
 
+    const JOB: &str = "name='x'\n[data]\nformat='imagefolder'\npath='.'\nsize=64\nsizes=[[0, 32]]\n\
+                       [model]\narch='resnet18'\n[train]\nepochs=1\nbatch=8\n\
+                       [optimizer]\nlearning_rate=1.0\n";
+    const GEOMETRY: Geometry =
+        Geometry { batch: 1, height: 64, width: 64, channels: 3, classes: 10 };
+
+    fn setting(job: &Job) -> Setting<'_> {
+        let (slices, workers, decode_threads) = (0..8, 1, 2);
+        Setting { job, geometry: GEOMETRY, slices, workers, decode_threads, dataset_bytes: 0 }
+    }
+
     #[test]
     fn an_average_is_planned_for() {
-        let text = "name='x'\n[data]\nformat='idx'\npath='.'\n[model]\narch='resnet18'\n\
-                    [train]\nepochs=1\nbatch=8\n[optimizer]\nlearning_rate=1.0\n";
-        let geometry = Geometry { batch: 1, height: 8, width: 8, channels: 1, classes: 10 };
-        let plain = Job::parse(text).unwrap();
-        let averaging = Job::parse(&format!("{text}[ema]\n")).unwrap();
-        let model = ResNet::elements(&plain.model, geometry, &[]);
-        let need = |job| {
-            let (slices, workers, decode_threads) = (0..8, 1, 0);
-            need(&Setting { job, geometry, slices, workers, decode_threads })
+        let plain = Job::parse(JOB).unwrap();
+        let averaging = Job::parse(&format!("{JOB}[ema]\n")).unwrap();
+        let model = ResNet::elements(&plain.model, GEOMETRY, &train_sizes(&plain));
+        let more = need(&setting(&averaging)) - need(&setting(&plain));
+        assert_eq!(more, 3 * 4 * model.gradient as u64);
+    }
+
+    #[test]
+    fn the_dataset_is_planned_for() {
+        let job = Job::parse(JOB).unwrap();
+        let larger = Setting { dataset_bytes: 50 << 20, ..setting(&job) };
+        assert_eq!(need(&larger) - need(&setting(&job)), 50 << 20);
+    }
+
+    #[test]
+    fn samples_that_wait_are_of_the_largest_size() {
+        let smaller = Job::parse(JOB).unwrap();
+        let larger = Job::parse(&JOB.replace("32", "96")).unwrap();
+        let elements = |job: &Job| {
+            let model = ResNet::elements(&job.model, GEOMETRY, &train_sizes(job));
+            4 * (model.total + model.working) as u64
         };
-        assert_eq!(need(&averaging) - need(&plain), 3 * 4 * model.gradient as u64);
+        let samples = |job| need(&setting(job)) - elements(job);
+        let waiting = (SLICES_READY + 2 * SAMPLES_READY) as u64;
+        let pixels = 96 * 96 - 64 * 64;
+        assert_eq!(samples(&larger) - samples(&smaller), waiting * pixels * 3);
     }
 }

@@ -21,7 +21,7 @@ use crate::collective::{
 use crate::data::{Loader, Quarantine, Share, Source, format};
 use crate::held::Held;
 use crate::layout::Layout;
-use crate::memory::{MemoryError, Setting};
+use crate::memory::{self, MemoryError, Setting};
 use crate::model::Geometry;
 use crate::step::{Gradients, Run};
 use crate::trainer::{Base, Formation, Machine, peer_or_internal};
@@ -138,7 +138,8 @@ pub(crate) fn warm(
         memory.held = None;
         // How many slices there will be is not known yet; at least one, and at least one other worker.
         let setting = setting(machine, &job, &dataset, (&(0..1), 2));
-        memory.held = Some(Held::new(&machine.device, job_text, &setting)?);
+        memory::require_for_training(&setting)?;
+        memory.held = Some(Held::new(&machine.device, job_text, &setting));
     }
     Ok(job_id)
 }
@@ -167,15 +168,15 @@ pub(crate) fn prepare(
     continue_unless_abandoned(formation)?;
 
     // A state of another job, or of an older form of this one, is of no use any more.
-    let mut held = match memory.held.take_if(|held| held.is_of(&job_id, &form.job_toml)) {
-        Some(held) => held,
-        None => {
-            memory.held = None;
-            let text = (&job_id, form.job_toml.as_str());
-            let setting = setting(machine, &job, &dataset, (&slices, form.members.len()));
-            Held::new(&machine.device, text, &setting)?
-        }
-    };
+    drop(memory.held.take_if(|held| !held.is_of(&job_id, &form.job_toml)));
+    // What was planned for the state that is kept was for other slices, or other members.
+    let setting = setting(machine, &job, &dataset, (&slices, form.members.len()));
+    let need = memory::require_for_training(&setting)?;
+    let job_text = (&job_id, form.job_toml.as_str());
+    let held = memory.held.take();
+    let mut held = held.unwrap_or_else(|| Held::new(&machine.device, job_text, &setting));
+    let parameters = held.model.layout().parameters_len();
+    tracing::info!(parameters, memory_mib = need >> 20, "model planned");
     let bucket_len_max = (job.exchange.bucket_mib as usize) << 18; // 4-byte elements in a MiB
     let gradients = Gradients::new(&machine.device, &held.model, slices.clone(), bucket_len_max);
     let ready = fill(machine, &mut held, &job, (formation, base), gradients.bucket_lens());
@@ -284,7 +285,14 @@ fn setting<'a>(
         Some(_) => decode_threads(&machine.device).get(),
         None => 0,
     };
-    Setting { job, geometry, slices: slices.clone(), workers, decode_threads }
+    Setting {
+        job,
+        geometry,
+        slices: slices.clone(),
+        workers,
+        decode_threads,
+        dataset_bytes: dataset.train.bytes() + dataset.test.bytes(),
+    }
 }
 
 /// The members' slices cover the job's, in rank order, and this process start is the member at its rank. Returns its
