@@ -1,6 +1,10 @@
 //! What a worker plans to need and what it needs.
 
-use cluster_tests::{ControlPlane, JobFile};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use cluster_tests::{ControlPlane, JobFile, Running, digits_folder};
 
 use crate::operators::follow;
 use crate::refusals::LIMIT;
@@ -20,15 +24,50 @@ fn the_planned_peak_of_memory_is_within_a_tenth_of_the_measured_one() {
             (0..workers).map(|number| plane.worker(&format!("w{number}"))).collect();
         plane.submit(&job, workers);
         follow(&plane, "digits-1");
-        for worker in &mut running {
-            let (line, _) = worker.wait_for(&["model planned"], LIMIT);
-            let planned = number_after(&line, "memory_mib=");
-            let status = std::fs::read_to_string(format!("/proc/{}/status", worker.id()));
-            let measured = number_after(&status.unwrap(), "VmHWM:") / 1024.0;
-            let share = planned / measured;
-            assert!((0.9..=1.1).contains(&share), "planned {planned} MiB, measured {measured}");
-        }
+        running.iter_mut().for_each(has_planned_its_peak);
     }
+}
+
+#[test]
+fn a_dataset_in_memory_is_a_part_of_the_planned_peak() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    write_idx(&data, "train", 12_000);
+    write_idx(&data, "t10k", 100);
+    let job = JobFile::digits()
+        .with(&digits_folder().display().to_string(), &data.display().to_string())
+        .with("stem = \"cifar\"", "stem = \"imagenet\"")
+        .with("epochs = 3", "epochs = 1");
+    let job = job.write(folder.path());
+    let mut plane = ControlPlane::start(&folder.path().join("state"));
+    let mut worker = plane.worker("w0");
+    plane.submit(&job, 1);
+    follow(&plane, "digits-1");
+    has_planned_its_peak(&mut worker);
+}
+
+/// Images of 64x64 pixels with random values, of ten classes: 48 MiB are 12,288 of them.
+fn write_idx(data: &Path, split: &str, count: u32) {
+    let file = |kind: &str, words: &[u32]| {
+        let mut file = File::create(data.join(format!("{split}-{kind}-ubyte"))).unwrap();
+        let header: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+        file.write_all(&header).unwrap();
+        file
+    };
+    let mut random = File::open("/dev/urandom").unwrap().take(u64::from(count) * 64 * 64);
+    io::copy(&mut random, &mut file("images-idx3", &[0x803, count, 64, 64])).unwrap();
+    let labels: Vec<u8> = (0..count).map(|number| (number % 10) as u8).collect();
+    file("labels-idx1", &[0x801, count]).write_all(&labels).unwrap();
+}
+
+fn has_planned_its_peak(worker: &mut Running) {
+    let (line, _) = worker.wait_for(&["model planned"], LIMIT);
+    let planned = number_after(&line, "memory_mib=");
+    let status = fs::read_to_string(format!("/proc/{}/status", worker.id()));
+    let measured = number_after(&status.unwrap(), "VmHWM:") / 1024.0;
+    let share = planned / measured;
+    assert!((0.9..=1.1).contains(&share), "planned {planned} MiB, measured {measured}");
 }
 
 /// The first number behind some words.
