@@ -23,7 +23,7 @@ pub enum BenchWhat {
     /// The all-reduce of gradients between processes of this machine.
     #[command(after_help = "Example:\n  worker bench exchange --workers 2,4 --megabytes 25,100")]
     Exchange(BenchExchange),
-    /// Reading image files: decoding, random crops, flips.
+    /// Reading image files: decoding, random crops, flips, normalisation.
     #[command(after_help = "Example:\n  worker bench loader --data photos --threads 2")]
     Loader(BenchLoader),
     /// Writing a checkpoint and reading it back.
@@ -113,7 +113,7 @@ pub struct BenchLoader {
     /// Images of a round, in random order, again and again if the folder has fewer.
     #[arg(long, default_value = "400")]
     pub images: NonZeroUsize,
-    /// Decode threads [default: all cores].
+    /// Threads that decode, and as many that normalise [default: all cores].
     #[arg(long)]
     pub threads: Option<NonZeroUsize>,
     /// How long to measure; at least three rounds are.

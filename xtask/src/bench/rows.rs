@@ -54,7 +54,7 @@ impl Kind {
             }
             Kind::Exchange => "All-reduce of fp32 between processes, against gloo",
             Kind::Loader => {
-                "JPEG files to random crops of 224 pixels, against torchvision's tensor backend"
+                "JPEG files to normalised random crops of 224 pixels, against torchvision's tensor backend"
             }
         }
     }
