@@ -8,6 +8,7 @@ use kernels::Isa;
 use proto::job::{Arch, Stem};
 
 use super::{Input, StemName};
+use crate::join::all_cores;
 
 #[derive(Clone, Debug, Args)]
 pub struct Bench {
@@ -51,7 +52,7 @@ pub struct BenchSteps {
     pub slices: Option<NonZeroUsize>,
     #[arg(long, default_value = "10")]
     pub classes: NonZeroUsize,
-    /// Compute threads of each worker [default: all cores].
+    /// Compute threads of each worker [default: processor cores / workers, at least 1].
     #[arg(long)]
     pub threads: Option<NonZeroUsize>,
     /// Processes that share the batch and exchange their gradients; a power of two.
@@ -153,6 +154,16 @@ impl BenchSteps {
 
     pub fn slices(&self) -> usize {
         self.slices.unwrap_or(self.workers).get()
+    }
+
+    pub fn threads(&self) -> NonZeroUsize {
+        let share = || NonZeroUsize::new(all_cores().get() / self.workers);
+        self.threads.or_else(share).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// That the device will use.
+    pub fn isa(&self) -> Isa {
+        self.isa.unwrap_or_else(Isa::detect)
     }
 }
 

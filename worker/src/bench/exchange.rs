@@ -29,13 +29,19 @@ pub(super) fn run(args: &BenchExchange, out: &mut dyn Write) -> Result<(), Bench
     }
     let cases: Result<Vec<Case>, BenchError> =
         cases.map(|(workers, megabytes)| measure(workers, megabytes, args)).collect();
-    let report = Report { machine: Machine::this(), transport: transport(args), cases: cases? };
+    let report = Report {
+        machine: Machine::this(),
+        transport: transport(args),
+        bucket_mib: args.bucket_mib,
+        cases: cases?,
+    };
     print(out, args.json, &report, || report.json())
 }
 
 struct Report {
     machine: Machine,
     transport: Transport,
+    bucket_mib: usize,
     cases: Vec<Case>,
 }
 
@@ -134,6 +140,7 @@ impl Report {
         json!({
             "machine": self.machine.json(),
             "transport": format!("{:?}", self.transport).to_lowercase(),
+            "bucket_mib": self.bucket_mib,
             "exchange": self.cases.iter().map(Case::json).collect::<Vec<Value>>(),
         })
     }
@@ -163,7 +170,8 @@ impl fmt::Display for Report {
             Transport::Fastest => "shared memory between processes of this machine",
             Transport::Tcp => "TCP over loopback",
         };
-        writeln!(f, "{}\nall-reduce of fp32 over {way}\n", self.machine)?;
+        let Report { machine, bucket_mib, .. } = self;
+        writeln!(f, "{machine}\nall-reduce of fp32 over {way}, buckets of {bucket_mib} MiB\n")?;
         writeln!(
             f,
             "{:>7}{:>7}{:>12}{:>10}{:>10}{:>22}",

@@ -7,6 +7,7 @@ use kernels::ConvShape;
 use kernels::profile::OpTime;
 use serde_json::{Value, json};
 
+use super::rig::BUCKET_MIB;
 use crate::args::BenchSteps;
 
 #[derive(Debug)]
@@ -14,7 +15,6 @@ pub(super) struct Report {
     pub(super) machine: Machine,
     pub(super) device: String,
     pub(super) settings: BenchSteps,
-    pub(super) threads: usize,
     pub(super) steps: usize,
     pub(super) step: Spread,
     pub(super) phases: [(&'static str, Spread); 6],
@@ -76,7 +76,7 @@ impl Report {
     /// Of the peak, over the processor time that the op had: above 1 where an algorithm needs fewer operations than
     /// the textbook.
     fn share(&self, op: &OpTime) -> f64 {
-        rate(op.flops, op.busy) * 1e9 / (self.peak / self.threads as f64)
+        rate(op.flops, op.busy) * 1e9 / (self.peak / self.settings.threads().get() as f64)
     }
 
     pub(super) fn json(&self) -> Value {
@@ -85,7 +85,6 @@ impl Report {
             "machine": self.machine.json(),
             "device": self.device,
             "settings": settings_json(&self.settings),
-            "threads": self.threads,
             "steps": self.steps,
             "images_per_second": self.images_per_second(self.step.median),
             "step": self.step.json(),
@@ -163,6 +162,7 @@ impl CrewReport {
             "machine": self.machine.json(),
             "settings": settings_json(&self.settings),
             "workers": self.settings.workers,
+            "bucket_mib": BUCKET_MIB,
             "steps": self.steps,
             "images_per_second": self.images_per_second(),
             "step": self.step.json(),
@@ -177,9 +177,11 @@ impl fmt::Display for CrewReport {
         writeln!(f, "{}\n{}", self.machine, settings_line(&self.settings))?;
         writeln!(
             f,
-            "{} workers: {:.1} images/s (median of {} steps of {:.1} ms, {:.1} to {:.1}); \
-             processor {:.1} ms; peak memory {} MiB",
+            "{} workers of {} thread(s), {}, buckets of {BUCKET_MIB} MiB: {:.1} images/s (median of {} steps of \
+             {:.1} ms, {:.1} to {:.1}); processor {:.1} ms; peak memory {} MiB",
             self.settings.workers,
+            self.settings.threads(),
+            self.settings.isa(),
             self.images_per_second(),
             self.steps,
             ms(self.step.median),
@@ -199,6 +201,8 @@ fn settings_json(settings: &BenchSteps) -> Value {
         "batch": settings.batch,
         "slices": settings.slices(),
         "classes": settings.classes,
+        "threads": settings.threads(),
+        "isa": settings.isa().to_string(),
     })
 }
 

@@ -209,8 +209,9 @@ fn add_over_tree(device: &Device, slots: &mut [Buffer]) {
 }
 
 const ON_HOST: &str = "the CPU device's memory is host memory";
-/// As in a job file that does not say otherwise: 4 MiB.
-const BUCKET_LEN_MAX: usize = 1 << 20;
+/// As in a job file that does not say otherwise.
+pub(super) const BUCKET_MIB: usize = 4;
+const BUCKET_LEN_MAX: usize = BUCKET_MIB << 18; // 4-byte elements in a MiB
 /// Small enough that random images train for ever.
 const RULE: Optimizer = Optimizer {
     learning_rate: 1e-3,

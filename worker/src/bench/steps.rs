@@ -4,7 +4,6 @@
 //! statistics, packing, the digest. No dataset.
 
 use std::io::Write;
-use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use kernels::Device;
@@ -16,7 +15,6 @@ use super::rig::{Phases, Rig};
 use super::{BenchError, print};
 use crate::args::BenchSteps;
 use crate::collective::Transport;
-use crate::join::all_cores;
 
 /// Measures, and writes a table or JSON to `out`.
 pub(super) fn run(args: &BenchSteps, out: &mut dyn Write) -> Result<(), BenchError> {
@@ -34,17 +32,12 @@ pub(super) fn run(args: &BenchSteps, out: &mut dyn Write) -> Result<(), BenchErr
     }
 }
 
-fn device(args: &BenchSteps) -> Result<(Device, NonZeroUsize), BenchError> {
-    let threads = args.threads.unwrap_or_else(all_cores);
-    let device = match args.isa {
-        Some(isa) => Device::cpu_with_isa(threads, isa)?,
-        None => Device::cpu(threads)?,
-    };
-    Ok((device, threads))
+fn device(args: &BenchSteps) -> Result<Device, BenchError> {
+    Ok(Device::cpu_with_isa(args.threads(), args.isa())?)
 }
 
 fn alone(args: &BenchSteps, out: &mut dyn Write) -> Result<(), BenchError> {
-    let (device, threads) = device(args)?;
+    let device = device(args)?;
     let mut rig = Rig::new(&device, args);
     for _ in 0..WARM_UP {
         rig.step()?;
@@ -55,16 +48,11 @@ fn alone(args: &BenchSteps, out: &mut dyn Write) -> Result<(), BenchError> {
             step.map(|_| round)
         });
     }
-    let report = measure(&mut rig, &device, args, threads)?;
+    let report = measure(&mut rig, &device, args)?;
     print(out, args.json, &report, || report.json())
 }
 
-fn measure(
-    rig: &mut Rig,
-    device: &Device,
-    args: &BenchSteps,
-    threads: NonZeroUsize,
-) -> Result<Report, BenchError> {
+fn measure(rig: &mut Rig, device: &Device, args: &BenchSteps) -> Result<Report, BenchError> {
     let before = device.measure_peak();
     let since = Instant::now();
     let mut steps: Vec<Phases> = Vec::new();
@@ -83,7 +71,6 @@ fn measure(
         machine: Machine::this(),
         device: device.describe(),
         settings: args.clone(),
-        threads: threads.get(),
         steps: steps.len(),
         step: Spread::of(steps.iter().map(Phases::total)),
         phases: Phases::NAMES.map(|(name, phase)| (name, Spread::of(steps.iter().map(phase)))),
@@ -117,7 +104,7 @@ fn together(args: &BenchSteps, out: &mut dyn Write) -> Result<(), BenchError> {
 
 /// One of the workers.
 fn member(rank: usize, args: &BenchSteps, out: &mut dyn Write) -> Result<(), BenchError> {
-    let (device, _) = device(args)?;
+    let device = device(args)?;
     let mut rig = Rig::new(&device, args);
     let connected = meet(rank, Transport::Fastest, rig.bucket_lens(), out)?;
     rig.connect(rank, args.workers.get(), connected.exchange);
@@ -140,7 +127,7 @@ fn arguments(args: &BenchSteps) -> Vec<String> {
     add("--batch", args.batch.to_string());
     add("--workers", args.workers.to_string());
     add("--classes", args.classes.to_string());
-    add("--threads", args.threads.unwrap_or_else(all_cores).to_string());
+    add("--threads", args.threads().to_string());
     if let Some(isa) = args.isa {
         add("--isa", format!("{isa:?}").to_lowercase());
     }
