@@ -14,6 +14,7 @@ mod norm_backward;
 mod peak;
 mod pool;
 mod scratch;
+#[cfg_attr(not(target_os = "linux"), path = "unshared.rs")]
 mod shared;
 mod sgd;
 mod simd;
