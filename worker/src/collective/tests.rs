@@ -65,6 +65,14 @@ impl Cluster {
         self
     }
 
+    /// Has a rank listen at another address of this machine: to those who connect to it, it is on another machine.
+    fn listening_afar(mut self, rank: usize) -> Cluster {
+        self.listeners[rank] = Listener::bind("127.0.0.2:0").unwrap();
+        let address = self.listeners[rank].local_address().to_string();
+        self.groups.iter_mut().for_each(|group| group.peers[rank].address.clone_from(&address));
+        self
+    }
+
     fn with_timeout(mut self, timeout: Duration) -> Cluster {
         self.groups.iter_mut().for_each(|group| group.timeout = timeout);
         self

@@ -25,6 +25,28 @@ fn the_sum_has_the_bits_of_the_tree_when_peers_read_each_others_memory() {
 }
 
 #[test]
+fn the_sum_has_the_bits_of_the_tree_when_some_peers_read_and_others_are_sent_copies() {
+    if std::net::TcpListener::bind("127.0.0.2:0").is_err() {
+        println!("skipped: this machine has one loopback address");
+        return;
+    }
+    for (counts, afar) in [(&[3, 3, 2][..], 0), (&[1, 6, 1], 1), (&[2, 1, 1, 1, 3], 1)] {
+        let cluster = Cluster::new(counts, &[1, 1001, SEGMENT_LEN * 2 + 5]).listening_afar(afar);
+        let done = together(&cluster, cluster.connect_all(), |mut exchange, group| {
+            (1..5).try_for_each(|step| run_step(&mut exchange, group, step))?;
+            // Ranks connect to those below them.
+            for peer in (0..group.peers.len()).filter(|peer| *peer != group.rank) {
+                let near = peer.min(group.rank) != afar;
+                let rank = group.rank;
+                assert_eq!(exchange.is_read_by(peer), near, "{counts:?}: {rank} by {peer}");
+            }
+            exchange.shutdown()
+        });
+        assert!(done.iter().all(Result::is_ok), "{counts:?}: {done:?}");
+    }
+}
+
+#[test]
 fn memory_is_opened_by_whoever_finds_the_proof_in_it() {
     let shelf = Shelf::new(2, 1000);
     let bytes = shelf.offer().unwrap().encode();
