@@ -13,6 +13,7 @@ mod checkpoint;
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use dataset::DatasetError;
 use proto::exit::ExitCode;
@@ -46,8 +47,12 @@ pub enum BenchError {
     Image { path: PathBuf, cause: String },
     #[error("bench: {0}")]
     Checkpoint(#[from] CheckpointError),
-    #[error("bench: a process that was started for it said {said:?} instead of a result")]
-    Member { said: String },
+    #[error("bench: the process started as worker {rank} said {said:?} instead of a result")]
+    Member { rank: usize, said: String },
+    #[error(
+        "bench: the process started as worker {rank} ({process}) said nothing within {limit:?}"
+    )]
+    Silent { rank: usize, process: u32, limit: Duration },
     #[error("bench: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -64,6 +69,7 @@ impl BenchError {
             | BenchError::Loader(_)
             | BenchError::Checkpoint(_)
             | BenchError::Member { .. }
+            | BenchError::Silent { .. }
             | BenchError::Output(_) => ExitCode::Failure,
         }
     }

@@ -1,9 +1,11 @@
 //! Several processes of this program that do rounds together: the one that starts them, and how they meet. Knows not what
 //! they do.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::ops::Range;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use super::BenchError;
@@ -20,9 +22,11 @@ pub(super) struct Crew {
 
 #[derive(Debug)]
 struct Member {
+    rank: usize,
     child: Child,
     input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    /// That it says, as a thread reads them: a pipe can't be read with a deadline.
+    lines: Receiver<io::Result<String>>,
 }
 
 impl Crew {
@@ -33,11 +37,8 @@ impl Crew {
         for rank in 0..count {
             let mut command = Command::new(&program);
             command.args(arguments).args(["--rank", &rank.to_string()]);
-            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-            let (input, output) = (child.stdin.take(), child.stdout.take());
-            let input = input.expect("its standard input is a pipe");
-            let output = BufReader::new(output.expect("its standard output is a pipe"));
-            crew.members.push(Member { child, input, output });
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            crew.members.push(Member::start(rank, command)?);
         }
         let addresses: Result<Vec<String>, BenchError> =
             crew.members.iter_mut().map(Member::line).collect();
@@ -48,7 +49,7 @@ impl Crew {
         for member in &mut crew.members {
             let line = member.line()?;
             if line != READY {
-                return Err(BenchError::Member { said: line });
+                return Err(BenchError::Member { rank: member.rank, said: line });
             }
         }
         Ok(crew)
@@ -62,7 +63,8 @@ impl Crew {
         let mut total = Round::default();
         for member in &mut self.members {
             let line = member.line()?;
-            let round = Round::parse(&line).ok_or(BenchError::Member { said: line })?;
+            let round =
+                Round::parse(&line).ok_or(BenchError::Member { rank: member.rank, said: line })?;
             total.wall = total.wall.max(round.wall);
             total.busy += round.busy;
             total.peak_memory += round.peak_memory;
@@ -72,11 +74,28 @@ impl Crew {
 }
 
 impl Member {
+    fn start(rank: usize, mut command: Command) -> Result<Member, BenchError> {
+        let mut child = command.spawn()?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let input = input.expect("its standard input is a pipe");
+        let output = BufReader::new(output.expect("its standard output is a pipe"));
+        let (sender, lines) = sync_channel(1);
+        // Ends with the child, whose end of the pipe closes, or with the member.
+        thread::spawn(move || output.lines().try_for_each(|line| sender.send(line)));
+        Ok(Member { rank, child, input, lines })
+    }
+
     fn line(&mut self) -> Result<String, BenchError> {
-        let mut line = String::new();
-        match self.output.read_line(&mut line)? {
-            0 => Err(BenchError::Member { said: "nothing".to_owned() }),
-            _ => Ok(line.trim_end().to_owned()),
+        let rank = self.rank;
+        match self.lines.recv_timeout(SILENCE_MAX) {
+            Ok(line) => Ok(line?),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(BenchError::Member { rank, said: "nothing".to_owned() })
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let process = self.child.id();
+                Err(BenchError::Silent { rank, process, limit: SILENCE_MAX })
+            }
         }
     }
 }
@@ -143,3 +162,5 @@ pub(super) struct Connected {
 
 /// A step of a large model on a slow machine takes less.
 const TIMEOUT: Duration = Duration::from_secs(300);
+/// A member's steps before the first round fit in, and one whose peer is stuck has said so by then.
+const SILENCE_MAX: Duration = Duration::from_secs(900);

@@ -1,14 +1,18 @@
 //! A program that does one round for each line it is sent, and says what the round took. Knows not what a round is.
 
 use anyhow::{Context, Result, bail, ensure};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
 
 #[derive(Debug)]
 pub(super) struct Paced {
     child: Child,
     input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    /// That it says, as a thread reads them: a pipe can't be read with a deadline.
+    lines: Receiver<io::Result<String>>,
     name: String,
 }
 
@@ -35,7 +39,10 @@ impl Paced {
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let input = input.context("its standard input is a pipe")?;
         let output = BufReader::new(output.context("its standard output is a pipe")?);
-        let mut paced = Paced { child, input, output, name };
+        let (sender, lines) = sync_channel(1);
+        // Ends with the child, whose end of the pipe closes, or with the receiver.
+        thread::spawn(move || output.lines().try_for_each(|line| sender.send(line)));
+        let mut paced = Paced { child, input, lines, name };
         let line = paced.line()?;
         ensure!(line == "ready", "{} said {line:?} instead of \"ready\"", paced.name);
         Ok(paced)
@@ -50,13 +57,16 @@ impl Paced {
     }
 
     fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        let read =
-            self.output.read_line(&mut line).with_context(|| format!("read from {}", self.name))?;
-        if read == 0 {
-            bail!("{} ended early; what it said last is above", self.name);
+        let (name, process) = (&self.name, self.child.id());
+        match self.lines.recv_timeout(SILENCE_MAX) {
+            Ok(line) => line.with_context(|| format!("read from {name}")),
+            Err(RecvTimeoutError::Disconnected) => {
+                bail!("{name} ended early; what it said last is above")
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("{name} (process {process}) said nothing within {SILENCE_MAX:?}")
+            }
         }
-        Ok(line.trim_end().to_owned())
     }
 }
 
@@ -76,3 +86,6 @@ impl Drop for Paced {
         }
     }
 }
+
+/// More than several workers of `worker bench` wait for each other: they know better who is stuck.
+const SILENCE_MAX: Duration = Duration::from_secs(1200);
