@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use cluster_tests::{ControlPlane, Ended, JobFile, Running, Train, digits_folder, worker};
 use proto::identity::hex;
 use proto::manifest::Manifest;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -150,6 +151,10 @@ fn a_file_that_does_not_fit_is_refused_before_anything_is_begun() {
     refuse(pth, &["`model.init` must be a .safetensors file", "save_file"]);
     damage(&folder.path().join(WEIGHTS_FILE), |bytes| bytes.truncate(bytes.len() / 2));
     refuse(job(), &[&place, "no whole safetensors file", "its header describes"]);
+    fs::remove_file(folder.path().join(WEIGHTS_FILE)).unwrap();
+    let fifo = folder.path().join(WEIGHTS_FILE);
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    refuse(job(), &[&place, "it is no file"]); // without waiting for somebody who writes to it
 }
 
 #[test]

@@ -37,14 +37,15 @@ pub fn read_facts(
     dataset: &DatasetFacts,
 ) -> Result<Option<WeightsFacts>, InitialError> {
     let fail = |source: WeightsError| InitialError::Weights { path: path.to_owned(), source };
-    let mut file = match File::open(path) {
+    // Looked at before it is opened: opening a FIFO waits for somebody who writes to it.
+    let metadata = match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(|error| fail(error.into()))?,
+        metadata => metadata.map_err(|error| fail(error.into()))?,
     };
-    let metadata = file.metadata().map_err(|error| fail(error.into()))?;
     if !metadata.is_file() {
         return Err(fail(WeightsError::Damaged("it is no file".to_owned())));
     }
+    let mut file = File::open(path).map_err(|error| fail(error.into()))?;
     let header = WeightsHeader::read(&mut file, metadata.len()).map_err(fail)?;
     let classes = dataset.classes.len();
     let wanted = weights::tensors(model, dataset.input.channels, classes);
