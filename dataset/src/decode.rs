@@ -36,10 +36,10 @@ pub struct ImageError {
 /// What is wrong with an image file. The text continues a sentence that starts with its name.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageFault {
-    #[error("cannot be read: {0}")]
+    #[error("cannot be read: {0}; {advice}", advice = advice(.0))]
     Unreadable(io::Error),
 
-    #[error("is not a regular file")]
+    #[error("is not a regular file; put the image itself there")]
     NotAFile,
 
     #[error("has {found} bytes, more than the limit of {FILE_BYTES_MAX}; store it smaller")]
@@ -68,6 +68,15 @@ impl ImageFault {
     /// machine: the file is gone, or can't be read there.
     pub fn is_in_content(&self) -> bool {
         !matches!(self, ImageFault::Unreadable(_) | ImageFault::NotAFile)
+    }
+}
+
+/// What helps against an error of reading.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "put it back, or check the path",
+        io::ErrorKind::PermissionDenied => "let this user read it, with `chmod` or `chown`",
+        _ => "check the disk, or the network, that it lies on",
     }
 }
 

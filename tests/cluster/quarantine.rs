@@ -130,5 +130,5 @@ fn too_many_bad_images_stop_the_run_and_a_file_that_is_gone_does_so_too() {
     running.wait_for(&["epoch 1 of 4000"], LIMIT);
     fs::remove_file(data.join("train/a/07.jpg")).unwrap();
     let ended = running.finish(LIMIT);
-    only_error(&ended, DATA, &["train/a/07.jpg cannot be read: No such file", "put it back"]);
+    only_error(&ended, DATA, &["train/a/07.jpg", "cannot be read: No such file", "put it back"]);
 }

@@ -63,10 +63,12 @@ impl BenchError {
             BenchError::Slices { .. } | BenchError::Workers { .. } | BenchError::Job(_) => {
                 ExitCode::Usage
             }
-            BenchError::Dataset(_) | BenchError::Image { .. } => ExitCode::Data,
+            BenchError::Dataset(_)
+            | BenchError::Image { .. }
+            | BenchError::Loader(LoaderError::Unreadable { .. }) => ExitCode::Data,
             BenchError::Device(_)
             | BenchError::Exchange(_)
-            | BenchError::Loader(_)
+            | BenchError::Loader(LoaderError::Ended)
             | BenchError::Checkpoint(_)
             | BenchError::Member { .. }
             | BenchError::Silent { .. }

@@ -31,7 +31,7 @@ pub fn share(len: usize, rank: usize, world: usize) -> Range<usize> {
 pub enum EvaluationError {
     #[error("evaluate: the generation was abandoned")]
     Abandoned,
-    #[error("evaluate: {} {cause}; it was there when the dataset was listed: put it back", .path.display())]
+    #[error("evaluate: {}, which the dataset lists, {cause}", .path.display())]
     Unreadable { path: PathBuf, cause: String },
 }
 

@@ -7,6 +7,7 @@ use super::PIXELS_MAX;
 use super::Picture;
 use super::SIDE_MAX;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -130,6 +131,14 @@ fn faults_say_what_to_do() {
     let fault = Picture::default().decode(&broken).unwrap_err().to_string();
     assert!(fault.starts_with("is damaged PNG: "), "{fault}");
     assert!(fault.ends_with("; copy or download it again") && !fault.contains('\n'), "{fault}");
+    for (kind, advice) in [
+        (io::ErrorKind::NotFound, "; put it back, or check the path"),
+        (io::ErrorKind::PermissionDenied, "; let this user read it, with `chmod` or `chown`"),
+        (io::ErrorKind::Other, "; check the disk, or the network, that it lies on"),
+    ] {
+        let fault = ImageFault::Unreadable(kind.into()).to_string();
+        assert!(fault.starts_with("cannot be read: ") && fault.ends_with(advice), "{fault}");
+    }
 }
 
 #[test]

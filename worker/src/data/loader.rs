@@ -48,10 +48,7 @@ impl Share {
 pub enum LoaderError {
     #[error("read the next slice: the loader thread ended early")]
     Ended,
-    #[error(
-        "read the next slice: {} {cause}; it was there when the dataset was listed: put it back",
-        .path.display()
-    )]
+    #[error("read the next slice: {}, which the dataset lists, {cause}", .path.display())]
     Unreadable { path: PathBuf, cause: String },
 }
 
