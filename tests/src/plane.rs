@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -61,6 +62,19 @@ impl ControlPlane {
         let ended = Running::spawn(self.command(args)).finish(LIMIT);
         assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
         ended.stdout
+    }
+
+    /// Asks again until the answer holds all the words; what is asked about may be on its way there.
+    pub fn wait_to_say(&self, args: &[&str], words: &[&str]) {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let said = self.says(args);
+            if words.iter().all(|word| said.contains(word)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{args:?} never said {words:?}, last:\n{said}");
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Submits a job and gives what was printed.
