@@ -2,7 +2,7 @@
 //! only ordered collections, so that equal events give equal actions.
 //!
 //! In reading order: `event` and `action` (its language), `job` and `roster` and `membership` (what it remembers), `submit` (jobs come
-//! and go), `progress` (steps are committed, checkpoints sealed), `loss` (what went wrong, and whose fault it was), `recovery`
+//! and go), `progress` (steps are committed, checkpoints sealed), `loss` (what went wrong, and whose fault it was), `guard` (what must not go on silently), `recovery`
 //! (what is done about it), `quarantine` (images that can't be decoded), `record` (what outlives the process), `view` (what
 //! people see).
 //!
@@ -16,6 +16,7 @@ mod membership;
 mod submit;
 mod progress;
 mod loss;
+mod guard;
 mod quarantine;
 mod recovery;
 mod record;
@@ -317,6 +318,14 @@ pub const GROW_AFTER: Duration = Duration::from_millis(500);
 pub const WARM_TOGETHER: Duration = Duration::from_secs(5);
 /// An edge between live workers that broke is tried again this often, without a step in between.
 pub const EDGE_RETRIES: u32 = 3;
+/// So many steps in a row that nobody could apply end the job.
+pub const SKIPPED_IN_A_ROW_MAX: u32 = 3;
+/// A job goes back to a checkpoint this often because its members' states differed and nobody knew who was right.
+pub const DISPUTES_MAX: u32 = 3;
+/// Steps of a generation before its members' speeds are compared in the log.
+pub const PACE_AFTER: u64 = 50;
+/// A member that needs this multiple of the median time for a slice is named.
+pub const STRAGGLER_FROM: f64 = 1.5;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,8 @@
 //! spec; decides nothing.
 //!
 //! `metrics.jsonl` holds one object per committed step, `{"step", "epoch", "loss", "correct", "gradient_norm", "samples",
-//! "images_per_second", "workers": {name: {"data_ms", ...}}}`, and one per evaluation (of the averaged weights, if the job
+//! "images_per_second", "workers": {name: {"data_ms", ...}}}`, with the reason as `"skipped"` and perhaps a loss of `null`
+//! where nobody applied the step, and one per evaluation (of the averaged weights, if the job
 //! averages),
 //! `{"step", "epoch", "evaluation": {"samples", "correct", "correct_top5", "loss"}}`.
 
@@ -55,6 +56,8 @@ struct StepLine<'a> {
     correct: u32,
     gradient_norm: f64,
     samples: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<&'a str>,
     images_per_second: f64,
     workers: BTreeMap<&'a str, PhaseMilliseconds>,
 }
@@ -79,12 +82,12 @@ struct EvaluationLine {
 #[derive(Debug, Deserialize)]
 struct AnyLine {
     step: u64,
-    loss: Option<serde::de::IgnoredAny>,
+    evaluation: Option<serde::de::IgnoredAny>,
 }
 
 impl AnyLine {
     fn is_step(&self) -> bool {
-        self.loss.is_some()
+        self.evaluation.is_none()
     }
 }
 
@@ -110,7 +113,7 @@ impl Meter {
     /// Takes in one metric. `now` is on the driver's clock.
     pub fn take(&mut self, now: Duration, metric: &Metric) {
         let line = match metric {
-            Metric::Step { step, loss, correct, gradient_norm, samples, times } => {
+            Metric::Step { step, loss, correct, gradient_norm, samples, skipped, times } => {
                 self.advance(now, *step, *loss, *samples);
                 let line = StepLine {
                     step: *step,
@@ -119,6 +122,7 @@ impl Meter {
                     correct: *correct,
                     gradient_norm: *gradient_norm,
                     samples: *samples,
+                    skipped: skipped.as_deref(),
                     images_per_second: tenths(self.progress.images_per_second),
                     workers: times.iter().map(|(name, times)| milliseconds(name, times)).collect(),
                 };
@@ -164,10 +168,11 @@ impl Meter {
         let progress = &mut self.progress;
         progress.step = step;
         progress.epoch = self.timeline.epochs_at(step);
-        progress.loss = if progress.loss.is_nan() {
-            loss
-        } else {
-            progress.loss + (loss - progress.loss) / LOSS_STEPS
+        progress.loss = match (progress.loss.is_nan(), loss.is_finite()) {
+            (true, _) => loss,
+            // Of a step that nobody applied.
+            (false, false) => progress.loss,
+            (false, true) => progress.loss + (loss - progress.loss) / LOSS_STEPS,
         };
         // The samples of the first entry were computed before the window began.
         let spent = self.window.front().map_or(Duration::ZERO, |(first, _)| now - *first);

@@ -350,7 +350,8 @@ impl World {
         worker.step = step;
         let times = PhaseTimes { forward_ns: worker.pace * 1_000_000, ..PhaseTimes::default() };
         let (loss, correct, gradient_norm) = (0.5, 1, 1.0);
-        let done = StepDone { step, digest, loss, correct, gradient_norm, times };
+        let skipped = None;
+        let done = StepDone { step, digest, loss, correct, gradient_norm, skipped, times };
         self.report(index, generation, Report::StepDone(done));
         let end = stop || step == self.total;
         let evaluation = self.timeline.evaluates_after(step);

@@ -17,6 +17,7 @@ mod prepare;
 mod memory;
 mod held;
 pub mod step;
+pub mod guard;
 pub mod table;
 pub mod onnx;
 pub mod evaluate;

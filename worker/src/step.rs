@@ -13,8 +13,9 @@ use proto::wire::v1::Phase;
 
 use crate::collective::{Abort, Collective, CollectiveError, NodeId, SlicePlan, SliceStep};
 use crate::data::{Loader, LoaderError, Part, Quarantine, Source};
+use crate::guard::{self, NotFinite};
 use crate::held::Held;
-use crate::layout::{Layout, Total};
+use crate::layout::{STATE_WORDS, Total};
 use crate::model::{ResNet, Targets};
 use crate::optim::{Ema, GradientNorms};
 use crate::progress::Progress;
@@ -64,6 +65,8 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// A member was asked to stop: all stop after this step.
     pub stop: bool,
+    /// Nobody applied it: the state is that of the step before.
+    pub skipped: Option<NotFinite>,
     /// Digest of the state after the step.
     pub digest: [u8; 16],
     pub times: PhaseTimes,
@@ -85,10 +88,8 @@ pub enum StepError {
     Exchange(#[from] CollectiveError),
     #[error(transparent)]
     Data(#[from] LoaderError),
-    #[error(
-        "train step {step}: {what} is not finite; lower the learning rate or lengthen the warm-up"
-    )]
-    NotFinite { step: u64, what: String },
+    #[error("train step {step}: the members of the generation do not all hold the same state")]
+    Diverged { step: u64 },
     #[error("train step {step}: the generation was abandoned")]
     Abandoned { step: u64 },
 }
@@ -121,6 +122,7 @@ impl Gradients {
 /// can fail any more.
 pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, StepError> {
     let mut timer = PhaseTimer::start();
+    let state = run.held.mark.expect("who trains holds a state").digest;
     let shape = run.source.train_shape(plan.step);
     run.held.model.resize(shape.height, shape.width);
     for index in 0..run.gradients.plan.steps().len() {
@@ -144,7 +146,7 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
             grad_scale: 1.0 / job.train.batch as f32,
         };
         run.held.model.loss(&targets, slice);
-        vote(&run.held.model, slice, plan.stop_vote);
+        sign(&run.held.model, slice, plan.stop_vote, &state);
         timer.mark(|times| &mut times.forward);
         backward(run, plan.step, index)?;
         timer.mark(|times| &mut times.backward);
@@ -157,45 +159,49 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
     }
     timer.mark(|times| &mut times.exchange_wait);
     let sum = &run.gradients.sum;
-    let norms = run.held.optimizer.gradient_norms(sum);
-    if let Some(index) = first_non_finite(&run.device, run.held.model.layout(), sum, &norms) {
-        let what = run.held.model.layout().name_of_gradient(index);
-        return Err(StepError::NotFinite { step: plan.step, what });
-    }
     let totals = totals(&run.held.model, sum);
-    let loss = f64::from(totals[Total::Loss as usize]) / job.train.batch as f64;
-    let Held { model, optimizer, ema, .. } = &mut run.held;
-    let (params, _) = model.state_mut();
-    optimizer.update(params, &run.gradients.sum, &norms, plan.learning_rate);
-    model.update_running(&run.gradients.sum, job.train.slices);
-    model.pack();
-    if let Some(ema) = ema {
-        ema.update(plan.step, model.params(), model.running());
+    if !guard::is_of_one_state(&totals, &state, job.train.slices) {
+        return Err(StepError::Diverged { step: plan.step });
     }
-    let digest = digest(model, ema.as_ref());
+    let norms = run.held.optimizer.gradient_norms(sum);
+    let skipped = not_finite(run, &norms);
+    let digest = if skipped.is_some() { state } else { update(run, job, plan, &norms) };
     timer.mark(|times| &mut times.update);
     Ok(StepReport {
         step: plan.step,
-        loss,
+        loss: f64::from(totals[Total::Loss as usize]) / job.train.batch as f64,
         correct: totals[Total::Correct as usize] as u32,
         gradient_norm: norms.total(),
         stop: totals[Total::StopVotes as usize] > 0.0,
+        skipped,
         digest,
         times: timer.times,
     })
 }
 
-/// Index of a number of the reduced gradient vector that no update may take in. The norms tell whether there is one among
-/// the gradients, so these are searched only to name it.
-pub fn first_non_finite(
-    device: &Device,
-    layout: &Layout,
-    sum: &Buffer,
-    norms: &GradientNorms,
-) -> Option<usize> {
-    let start = if norms.total().is_finite() { layout.parameters_len() } else { 0 };
-    let rest = Span::new(start, sum.len() - start);
-    ops::first_non_finite(device, sum.view(rest)).map(|index| start + index)
+/// Why this step can't be applied, if so.
+fn not_finite(run: &Run, norms: &GradientNorms) -> Option<NotFinite> {
+    let (gradients, layout) = (&run.gradients, run.held.model.layout());
+    let sum = guard::first_non_finite(&run.device, layout, &gradients.sum, norms)?;
+    let own = gradients.plan.partials().iter().find_map(|&(_, slot)| {
+        let partial = &gradients.slots[slot];
+        ops::first_non_finite(&run.device, partial.view(partial.span()))
+    });
+    Some(NotFinite { sum, own })
+}
+
+/// Applies the reduced gradient; returns the digest of the new state.
+fn update(run: &mut Run, job: &Job, plan: StepPlan, norms: &GradientNorms) -> [u8; 16] {
+    let sum = &run.gradients.sum;
+    let Held { model, optimizer, ema, .. } = &mut run.held;
+    let (params, _) = model.state_mut();
+    optimizer.update(params, sum, norms, plan.learning_rate);
+    model.update_running(sum, job.train.slices);
+    model.pack();
+    if let Some(ema) = ema {
+        ema.update(plan.step, model.params(), model.running());
+    }
+    digest(model, ema.as_ref())
 }
 
 /// A fast digest of weights and running statistics, and of their averages: what members compare after every step. The
@@ -245,9 +251,12 @@ fn backward(run: &mut Run, step: u64, index: usize) -> Result<(), CollectiveErro
     result
 }
 
-fn vote(model: &ResNet, slice: &mut Buffer, stop: bool) {
+/// Adds to a slice's totals what its worker has to say: whether it wants to stop, and from which state it computed.
+fn sign(model: &ResNet, slice: &mut Buffer, stop: bool, state: &[u8; 16]) {
     let start = model.layout().totals().start + Total::StopVotes as usize;
     slice.write(Span { start, len: 1 }, &[if stop { 1.0 } else { 0.0 }]);
+    let start = model.layout().totals().start + Total::State as usize;
+    slice.write(Span { start, len: STATE_WORDS }, &guard::state_words(state));
 }
 
 fn totals(model: &ResNet, sum: &Buffer) -> Vec<f32> {

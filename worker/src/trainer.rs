@@ -19,7 +19,9 @@ use crate::checkpoint::{Average, Snapshot};
 use crate::collective::{Abort, CollectiveError, Listener};
 use crate::data::{Found, LoaderError, Part};
 use crate::evaluate::{EvaluationError, evaluate, share};
+use crate::guard::NotFinite;
 use crate::held::Mark;
+use crate::layout::Layout;
 use crate::optim::learning_rate;
 use crate::prepare::{Memory, PrepareError, Prepared, prepare, warm};
 use crate::progress::Progress;
@@ -216,7 +218,7 @@ fn train(
         step += 1;
         orders.poll()?;
         machine.progress.enter(Phase::Compute);
-        let Prepared { run, job, timeline, .. } = &mut *prepared;
+        let Prepared { run, job, timeline, layout, .. } = &mut *prepared;
         let learning_rate = learning_rate(job, timeline, step);
         let plan = StepPlan { step, learning_rate, stop_vote: orders.stop };
         let report = run_step(run, job, plan)?;
@@ -224,7 +226,7 @@ fn train(
         run.held.mark = Some(Mark { generation, step, digest });
         machine.progress.applied(step);
         formation.tell_of(run.quarantine.take());
-        formation.report(step_done(&report));
+        formation.report(step_done(&report, layout));
         let end = report.stop || step == total;
         let due = Due {
             evaluation: timeline.evaluates_after(step),
@@ -417,7 +419,7 @@ fn describe(error: &GenerationError, progress: &Progress) -> Option<v1::Trouble>
         ) => return None,
         GenerationError::Prepare(error) => error.kind(),
         GenerationError::Step(StepError::Exchange(error)) => peer_or_internal(error),
-        GenerationError::Step(StepError::NotFinite { .. }) => TroubleKind::TroubleNotFinite,
+        GenerationError::Step(StepError::Diverged { .. }) => TroubleKind::TroubleDiverged,
         GenerationError::Step(StepError::Data(LoaderError::Ended)) => TroubleKind::TroubleInternal,
         GenerationError::Step(StepError::Data(LoaderError::Unreadable { .. }))
         | GenerationError::Evaluation(EvaluationError::Unreadable { .. }) => {
@@ -440,15 +442,21 @@ pub(crate) fn peer_or_internal(error: &CollectiveError) -> TroubleKind {
     if error.culprit().is_some() { TroubleKind::TroublePeer } else { TroubleKind::TroubleInternal }
 }
 
-fn step_done(report: &StepReport) -> report::Kind {
+fn step_done(report: &StepReport, layout: &Layout) -> report::Kind {
     let ns = |time: std::time::Duration| time.as_nanos() as u64;
     let times = report.times;
+    let named = |index| layout.name_of_gradient(index);
+    let skipped = report.skipped.map(|NotFinite { sum, own }| v1::NotFinite {
+        sum: named(sum),
+        own: own.map(named).unwrap_or_default(),
+    });
     report::Kind::StepDone(v1::StepDone {
         step: report.step,
         digest: report.digest.to_vec(),
         loss: report.loss,
         correct: report.correct,
         gradient_norm: report.gradient_norm,
+        skipped,
         times: Some(v1::PhaseTimes {
             data_ns: ns(times.data),
             forward_ns: ns(times.forward),

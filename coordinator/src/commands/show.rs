@@ -9,6 +9,7 @@ use super::connect::{Source, source};
 use super::output::{accuracy, line, table};
 use super::{Exit, Failure};
 use crate::args::{Connection, JobArgs, StatusArgs};
+use crate::core::STRAGGLER_FROM;
 
 pub(super) async fn jobs(connection: &Connection) -> Result<Exit, Failure> {
     let reply = source(connection).await?.status().await?;
@@ -81,7 +82,8 @@ fn show_workers(workers: &[v1::WorkerStatus]) -> Result<(), Failure> {
     if workers.is_empty() {
         return Ok(line("no workers; start one with `worker join HOST:PORT`")?);
     }
-    let mut rows = vec![words(["WORKER", "ADDRESS", "DEVICE", "THREADS", "JOB", "STEP", "DOING"])];
+    let heads = ["WORKER", "ADDRESS", "DEVICE", "THREADS", "JOB", "STEP", "MS/SLICE", "DOING"];
+    let mut rows = vec![words(heads)];
     for worker in workers {
         let job = if worker.job_id.is_empty() { "-" } else { &worker.job_id };
         rows.push(vec![
@@ -91,10 +93,29 @@ fn show_workers(workers: &[v1::WorkerStatus]) -> Result<(), Failure> {
             worker.threads.to_string(),
             job.to_owned(),
             worker.step.to_string(),
+            match worker.slice_ms {
+                known if known > 0.0 => format!("{known:.1}"),
+                _ => "-".to_owned(),
+            },
             worker.doing.clone(),
         ]);
     }
-    Ok(table(&rows)?)
+    table(&rows)?;
+    match stragglers(workers) {
+        Some(text) => Ok(line(&text)?),
+        None => Ok(()),
+    }
+}
+
+/// Members that hold the others up, slowest first.
+fn stragglers(workers: &[v1::WorkerStatus]) -> Option<String> {
+    let slow = workers.iter().filter(|worker| worker.times_median >= STRAGGLER_FROM);
+    let mut slow: Vec<&v1::WorkerStatus> = slow.collect();
+    slow.sort_by(|a, b| b.times_median.total_cmp(&a.times_median));
+    let named = slow.iter().map(|w| format!("{} ({:.1} times)", w.worker, w.times_median));
+    let named: Vec<String> = named.collect();
+    let named = named.join(", ");
+    (!slow.is_empty()).then(|| format!("slower than the median for a slice: {named}"))
 }
 
 fn state_word(state: v1::JobState) -> &'static str {

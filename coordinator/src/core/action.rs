@@ -189,6 +189,8 @@ pub enum Metric {
         correct: u32,
         gradient_norm: f64,
         samples: u64,
+        /// Nobody applied it: what was not finite, and whose.
+        skipped: Option<String>,
         times: Vec<(Name, PhaseTimes)>,
     },
     Evaluation {

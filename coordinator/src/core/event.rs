@@ -150,7 +150,7 @@ pub struct Held {
     pub digest: Digest,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepDone {
     pub step: u64,
     pub digest: Digest,
@@ -158,7 +158,18 @@ pub struct StepDone {
     pub correct: u32,
     /// Before clipping.
     pub gradient_norm: f64,
+    /// No member applied it.
+    pub skipped: Option<NotFinite>,
     pub times: PhaseTimes,
+}
+
+/// Numbers that no update may take in, in words: "the gradient of conv1.weight".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotFinite {
+    /// The first one in the sum over all members.
+    pub sum: String,
+    /// The first one in what the reporting member itself contributed.
+    pub own: Option<String>,
 }
 
 /// Integer counts of an evaluation: their sum does not depend on the order of the members.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::action::Outcome;
 use super::event::{Digest, Ticket};
+use super::guard::Dispute;
 use super::quarantine::Quarantine;
 
 /// What is trained.
@@ -210,6 +211,13 @@ pub(crate) struct JobRun {
     pub(crate) said_waiting: bool,
     /// Generations in a row that ended by a broken edge between live workers.
     pub(crate) broken_edges: u32,
+    pub(crate) skipped_in_a_row: u32,
+    /// Why it is to fail once its last state is on disk.
+    pub(crate) halted: Option<String>,
+    /// Members that held different states of one step, when it could not be told who was right.
+    pub(crate) dispute: Option<Dispute>,
+    /// How often that happened.
+    pub(crate) disputes: u32,
     /// Time between "run" and the end of the generation, and the steps committed in it; over all generations.
     pub(crate) trained: Duration,
     pub(crate) trained_steps: u64,
@@ -245,6 +253,10 @@ impl JobRun {
             last_loss: None,
             said_waiting: false,
             broken_edges: 0,
+            skipped_in_a_row: 0,
+            halted: None,
+            dispute: None,
+            disputes: 0,
             trained: Duration::ZERO,
             trained_steps: 0,
         }
@@ -292,10 +304,13 @@ impl JobRun {
         self.unsealed.clear();
         self.assembled.clear();
         self.given_up = None;
+        self.skipped_in_a_row = 0;
+        self.halted = None;
         self.excluded.clear();
     }
 
-    pub(crate) fn commit(&mut self, step: u64, digest: Digest) {
+    pub(crate) fn commit(&mut self, step: u64, digest: Digest, skipped: bool) {
+        self.skipped_in_a_row = if skipped { self.skipped_in_a_row + 1 } else { 0 };
         self.watermark = Mark { step, digest: Some(digest) };
         self.base = self.watermark;
         if self.timeline.checkpoints_after(step) {

@@ -224,9 +224,8 @@ impl Cluster {
                     format!("worker {name} refused the checkpoint: {message}"),
                 );
             }
-            TroubleKind::TroubleNotFinite => {
-                self.fail(Cause::Worker, format!("worker {name} gave up {place}: {message}"));
-            }
+            // Who is wrong shows when all have said what they hold.
+            TroubleKind::TroubleDiverged => self.seal_generation(),
             TroubleKind::TroubleInternal => {
                 let line = format!("worker {name} failed {place}: {message}");
                 self.exclude(rank, Cause::Worker, line);
@@ -235,7 +234,7 @@ impl Cluster {
     }
 
     /// This process can't take part in the job, now or later: it sits out while the others go on.
-    fn exclude(&mut self, rank: usize, cause: Cause, line: String) {
+    pub(super) fn exclude(&mut self, rank: usize, cause: Cause, line: String) {
         let Some(membership) = &mut self.membership else { return };
         let id = membership.job.clone();
         let Seat { member, standing, .. } = &mut membership.seats[rank];

@@ -36,6 +36,8 @@ pub(crate) struct Membership {
     pub(crate) acknowledged: u64,
     /// When a member last got on with its work, on the lenient clock.
     pub(crate) last_progress: Duration,
+    /// Slow members were named in the log.
+    pub(crate) named_stragglers: bool,
     steps: BTreeMap<u64, Vec<Option<StepDone>>>,
     tallies: BTreeMap<u64, Vec<Option<Tally>>>,
 }
@@ -97,7 +99,35 @@ pub(crate) struct Agreed {
     pub(crate) loss: f64,
     pub(crate) correct: u32,
     pub(crate) gradient_norm: f64,
+    /// Nobody applied it; whose contribution of what was not finite.
+    pub(crate) skipped: Option<String>,
     pub(crate) times: Vec<(Name, PhaseTimes)>,
+}
+
+impl Agreed {
+    /// A step of which no more is known than where it led.
+    pub(crate) fn unreported(step: u64, digest: Digest) -> Agreed {
+        let (loss, correct, gradient_norm) = (f64::NAN, 0, f64::NAN);
+        Agreed { step, digest, loss, correct, gradient_norm, skipped: None, times: Vec::new() }
+    }
+}
+
+/// What members who were to hold the same state say of it.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Taken<T> {
+    /// Some have not said anything yet, or it was said before.
+    Partly,
+    Agreed(T),
+    /// Their states differ.
+    Diverged,
+}
+
+/// A state that some members sealed with, when others of them sealed with another one of the same step.
+#[derive(Clone, Debug)]
+pub(crate) struct Party {
+    pub(crate) state: Mark,
+    /// By rank.
+    pub(crate) members: Vec<usize>,
 }
 
 /// Members contradict each other or the protocol; the text names them.
@@ -138,6 +168,7 @@ impl Membership {
             published: base_step,
             acknowledged: base_step,
             last_progress: since,
+            named_stragglers: false,
             steps: BTreeMap::new(),
             tallies: BTreeMap::new(),
         }
@@ -193,9 +224,48 @@ impl Membership {
         Some((newest, holders.map(|(_, session)| *session).collect()))
     }
 
-    /// A step that some members have applied, as one of them reported it.
-    pub(crate) fn reported(&self, step: u64) -> Option<StepDone> {
-        self.steps.get(&step)?.iter().flatten().next().copied()
+    /// The different states of the newest step among members that pass; one party when all hold the same.
+    pub(crate) fn parties(&self, passes: impl Fn(&Seat) -> bool) -> Vec<Party> {
+        let states = self.seats.iter().enumerate().filter(|(_, seat)| passes(seat));
+        let states: Vec<(usize, Mark)> =
+            states.filter_map(|(rank, seat)| Some((rank, self.usable(seat)?))).collect();
+        let newest = states.iter().map(|(_, state)| state.step).max();
+        let mut parties: Vec<Party> = Vec::new();
+        for (rank, state) in states.into_iter().filter(|(_, state)| Some(state.step) == newest) {
+            match parties.iter_mut().find(|party| party.state == state) {
+                Some(party) => party.members.push(rank),
+                None => parties.push(Party { state, members: vec![rank] }),
+            }
+        }
+        parties
+    }
+
+    /// A step that some members have applied, as one of them reported it; of those who came to `digest`, if that is given.
+    pub(crate) fn reported(&self, step: u64, digest: Option<Digest>) -> Option<&StepDone> {
+        let mut reports = self.steps.get(&step)?.iter().flatten();
+        reports.find(|report| digest.is_none_or(|digest| digest == report.digest))
+    }
+
+    /// What one member reported, as if all had: they will.
+    pub(crate) fn as_if_agreed(&self, report: &StepDone) -> Agreed {
+        let StepDone { step, digest, loss, correct, gradient_norm, skipped, .. } = report.clone();
+        let skipped = skipped.map(|not_finite| not_finite.sum);
+        Agreed { step, digest, loss, correct, gradient_norm, skipped, times: Vec::new() }
+    }
+
+    /// "worker w2: the gradient of conv1.weight", of those who contributed what is not finite.
+    pub(crate) fn whose(&self, reports: &[StepDone]) -> Option<String> {
+        let first = reports.first()?.skipped.as_ref()?;
+        let owners = self.seats.iter().zip(reports).filter_map(|(seat, report)| {
+            let own = report.skipped.as_ref()?.own.as_ref()?;
+            Some(format!("{own} of worker {}", seat.member.name))
+        });
+        let owners = joined(owners);
+        Some(if owners.is_empty() {
+            format!("{} summed over all workers", first.sum)
+        } else {
+            owners
+        })
     }
 
     pub(crate) fn name(&self, rank: usize) -> &Name {
@@ -226,10 +296,10 @@ impl Membership {
         rank: usize,
         step: u64,
         digest: Digest,
-    ) -> Result<Option<Digest>, Contradiction> {
+    ) -> Result<Taken<Digest>, Contradiction> {
         if step == self.base_step && !self.is_forming() {
             // Repeated after a break of its stream, or said before the generation was given up.
-            return Ok(None);
+            return Ok(Taken::Partly);
         }
         if !self.is_forming() || step != self.base_step {
             let (name, base) = (self.name(rank), self.base_step);
@@ -238,19 +308,20 @@ impl Membership {
             )));
         }
         self.seats[rank].ready = Some((step, digest));
-        if self.seats.iter().any(|seat| seat.ready.is_none()) {
-            return Ok(None);
+        let digests: Option<Vec<Digest>> =
+            self.seats.iter().map(|seat| seat.ready.map(|(_, digest)| digest)).collect();
+        let Some(digests) = digests else { return Ok(Taken::Partly) };
+        let agreed = digests[0];
+        if digests.iter().any(|digest| *digest != agreed) {
+            return Ok(Taken::Diverged);
         }
-        let digests = self.seats.iter().filter_map(|seat| seat.ready.map(|(_, digest)| digest));
-        let agreed = self.agree(&format!("state at step {step}"), digests.collect())?;
-        if self.base_digest.is_some_and(|expected| expected != agreed) {
-            let expected = self.base_digest.unwrap_or(agreed);
+        if let Some(expected) = self.base_digest.filter(|expected| *expected != agreed) {
             return Err(Contradiction(format!(
                 "all workers hold digest {agreed} at step {step}, but {expected} was committed"
             )));
         }
         self.base_digest = Some(agreed);
-        Ok(Some(agreed))
+        Ok(Taken::Agreed(agreed))
     }
 
     /// Returns the step once all members have reported it.
@@ -258,44 +329,39 @@ impl Membership {
         &mut self,
         rank: usize,
         report: StepDone,
-    ) -> Result<Option<Agreed>, Contradiction> {
+    ) -> Result<Taken<Agreed>, Contradiction> {
         let seat = &mut self.seats[rank];
-        if report.step <= seat.applied {
+        let step = report.step;
+        if step <= seat.applied {
             // Repeated after a break of its stream.
-            return Ok(None);
+            return Ok(Taken::Partly);
         }
-        if report.step != seat.applied + 1 || seat.finished.is_some() {
+        if step != seat.applied + 1 || seat.finished.is_some() {
             let (name, applied) = (&seat.member.name, seat.applied);
-            let step = report.step;
             return Err(Contradiction(format!(
                 "worker {name} reported step {step} after step {applied}"
             )));
         }
-        seat.applied = report.step;
+        seat.applied = step;
         if self.steps.len() > STEPS_AHEAD_MAX {
             let name = self.name(rank);
             return Err(Contradiction(format!(
-                "worker {name} reported step {} while others are {STEPS_AHEAD_MAX} steps behind",
-                report.step
+                "worker {name} reported step {step} while others are {STEPS_AHEAD_MAX} steps behind"
             )));
         }
-        let Some(reports) = collect(&mut self.steps, self.seats.len(), report.step, rank, report)
-        else {
-            return Ok(None);
+        let Some(reports) = collect(&mut self.steps, self.seats.len(), step, rank, report) else {
+            return Ok(Taken::Partly);
         };
-        let digests = reports.iter().map(|report| report.digest).collect();
-        let digest = self.agree(&format!("state after step {}", report.step), digests)?;
+        if reports.iter().any(|report| report.digest != reports[0].digest) {
+            // Some of them are right; the step may count yet.
+            self.steps.insert(step, reports.into_iter().map(Some).collect());
+            return Ok(Taken::Diverged);
+        }
+        let skipped = self.whose(&reports);
         let names = self.seats.iter().map(|seat| seat.member.name.clone());
         let times = names.zip(reports.iter().map(|report| report.times)).collect();
-        let first = reports[0];
-        Ok(Some(Agreed {
-            step: first.step,
-            digest,
-            loss: first.loss,
-            correct: first.correct,
-            gradient_norm: first.gradient_norm,
-            times,
-        }))
+        let StepDone { digest, loss, correct, gradient_norm, .. } = reports[0];
+        Ok(Taken::Agreed(Agreed { step, digest, loss, correct, gradient_norm, skipped, times }))
     }
 
     /// A promise under an older number is late.
@@ -353,19 +419,10 @@ impl Membership {
         }
         Ok(Some(finished[0].clone()))
     }
-
-    fn agree(&self, what: &str, digests: Vec<Digest>) -> Result<Digest, Contradiction> {
-        if digests.iter().all(|digest| *digest == digests[0]) {
-            return Ok(digests[0]);
-        }
-        let words = self.seats.iter().zip(&digests);
-        let words = words.map(|(seat, digest)| format!("{} has {digest}", seat.member.name));
-        Err(Contradiction(format!("workers disagree about the {what}: {}", joined(words))))
-    }
 }
 
 /// Puts one member's report beside the others'; returns all of them, by rank, when it was the last.
-fn collect<T: Copy>(
+fn collect<T: Clone>(
     pending: &mut BTreeMap<u64, Vec<Option<T>>>,
     members: usize,
     step: u64,
@@ -374,7 +431,7 @@ fn collect<T: Copy>(
 ) -> Option<Vec<T>> {
     let reports = pending.entry(step).or_insert_with(|| vec![None; members]);
     reports[rank] = Some(report);
-    let complete: Option<Vec<T>> = reports.iter().copied().collect();
+    let complete: Option<Vec<T>> = reports.iter().cloned().collect();
     if complete.is_some() {
         pending.remove(&step);
     }

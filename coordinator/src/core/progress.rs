@@ -5,7 +5,7 @@ use proto::identity::{Generation, JobId};
 use super::action::{Action, Level, Metric, Outcome, Plan, SealOrder, Shelf};
 use super::event::{Report, SessionId, StepDone, Tally};
 use super::job::{CheckpointEntry, JobRun, Stage};
-use super::membership::{Agreed, Contradiction, Membership, Progress, joined};
+use super::membership::{Agreed, Contradiction, Membership, Progress, Taken, joined};
 use super::record::Record;
 use super::roster::Warmth;
 use super::{Cause, Cluster, LAST_CHECKPOINT_WITHIN};
@@ -72,7 +72,14 @@ impl Cluster {
     ) -> Result<(), Contradiction> {
         let now = self.now;
         let Some(membership) = &mut self.membership else { return Ok(()) };
-        let Some(agreed) = membership.take_ready(rank, step, digest)? else { return Ok(()) };
+        let agreed = match membership.take_ready(rank, step, digest)? {
+            Taken::Agreed(agreed) => agreed,
+            Taken::Partly => return Ok(()),
+            Taken::Diverged => {
+                self.seal_generation();
+                return Ok(());
+            }
+        };
         membership.progress = Progress::Running { since: now };
         let (id, generation) = (membership.job.clone(), membership.generation);
         let sessions: Vec<_> = membership.seats.iter().map(|seat| seat.member.session).collect();
@@ -106,30 +113,44 @@ impl Cluster {
             let spent = spent.saturating_add(times.backward_ns);
             worker.measure(spent / u64::from(member.slices.end - member.slices.start).max(1));
         }
-        let Some(agreed) = membership.take_step(rank, done)? else { return Ok(()) };
+        let agreed = match membership.take_step(rank, done)? {
+            Taken::Agreed(agreed) => agreed,
+            Taken::Partly => return Ok(()),
+            Taken::Diverged => {
+                self.seal_generation();
+                return Ok(());
+            }
+        };
         let (id, generation) = (membership.job.clone(), membership.generation);
-        if !agreed.loss.is_finite() {
-            return Err(Contradiction(format!("the loss of step {} is not finite", agreed.step)));
-        }
         let Some(job) = self.job_mut(&id) else { return Ok(()) };
         if agreed.step <= job.watermark.step {
             // Committed in an earlier life of the coordinator, which ended before it published the step.
             self.publish_step(&id, agreed);
             return Ok(());
         }
-        job.commit(agreed.step, agreed.digest);
-        job.trained_steps += 1;
         job.broken_edges = 0;
-        job.loss = Some(agreed.loss);
+        self.commit(&id, generation, &agreed);
+        self.note_skipped(&id, &agreed);
+        self.settle_dispute(&id, &agreed);
+        self.name_stragglers(&id);
+        self.publish_step(&id, agreed);
+        self.seal_due(&id);
+        Ok(())
+    }
+
+    /// The step counts from now on.
+    pub(super) fn commit(&mut self, id: &JobId, generation: Generation, agreed: &Agreed) {
+        let Some(job) = self.job_mut(id) else { return };
+        job.commit(agreed.step, agreed.digest, agreed.skipped.is_some());
+        job.trained_steps += 1;
+        job.loss = Some(agreed.loss).filter(|loss| loss.is_finite()).or(job.loss);
         self.push(Action::Journal(Record::Committed {
             job: id.to_string(),
             generation: generation.0,
             step: agreed.step,
             digest: agreed.digest.to_string(),
+            skipped: agreed.skipped.clone(),
         }));
-        self.publish_step(&id, agreed);
-        self.seal_due(&id);
-        Ok(())
     }
 
     pub(super) fn publish_step(&mut self, id: &JobId, agreed: Agreed) {
@@ -138,8 +159,8 @@ impl Cluster {
         if let Some(membership) = &mut self.membership {
             membership.published = agreed.step;
         }
-        let Agreed { step, loss, correct, gradient_norm, times, .. } = agreed;
-        let metric = Metric::Step { step, loss, correct, gradient_norm, samples, times };
+        let Agreed { step, loss, correct, gradient_norm, skipped, times, .. } = agreed;
+        let metric = Metric::Step { step, loss, correct, gradient_norm, samples, skipped, times };
         self.push(Action::Publish { job: id.clone(), metric });
     }
 
@@ -223,10 +244,12 @@ impl Cluster {
         if !(job.is_on_disk(step) || given_up || waited) {
             return;
         }
-        let total = job.total_steps();
+        let outcome = match &job.halted {
+            Some(reason) => Outcome::Failed { cause: Cause::Worker, reason: reason.clone() },
+            None if step < job.total_steps() => Outcome::Stopped,
+            None => Outcome::Finished { model_sha256 },
+        };
         self.release();
-        let outcome =
-            if step < total { Outcome::Stopped } else { Outcome::Finished { model_sha256 } };
         self.end(&id, outcome);
     }
 

@@ -65,6 +65,9 @@ pub enum Record {
         generation: u64,
         step: u64,
         digest: String,
+        /// Nobody applied it; its samples are used up all the same.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        skipped: Option<String>,
     },
     Evaluated {
         job: String,
@@ -189,9 +192,9 @@ impl Cluster {
                 (run.workers, run.policy, run.shortage) = (*workers, *policy, *shortage);
                 run.stage = Stage::Queued;
             }
-            Record::Committed { job, step, digest, .. } => {
+            Record::Committed { job, step, digest, skipped, .. } => {
                 let digest = parse_digest(digest)?;
-                self.replayed(job)?.commit(*step, digest);
+                self.replayed(job)?.commit(*step, digest, skipped.is_some());
                 let current = self.membership.as_mut().filter(|m| m.job.as_str() == job);
                 for seat in current.into_iter().flat_map(|membership| &mut membership.seats) {
                     seat.applied = seat.applied.max(*step);

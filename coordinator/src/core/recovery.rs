@@ -7,10 +7,9 @@
 use proto::identity::{JobId, Name};
 
 use super::action::{Action, Level, Plan, Redo};
-use super::event::{SessionId, StepDone};
+use super::event::SessionId;
 use super::job::{JobRun, Mark, Shortage, Stage};
 use super::membership::{Agreed, Membership, Progress, Seat, Standing, joined};
-use super::record::Record;
 use super::roster::{Warmth, Worker};
 use super::{Cause, Cluster, EDGE_RETRIES, GROW_AFTER, Outcome, RETURN_WITHIN, WARM_TOGETHER};
 
@@ -37,7 +36,12 @@ impl Cluster {
     pub(super) fn reform(&mut self) {
         let Some(membership) = self.membership.as_ref().filter(|m| m.is_sealed()) else { return };
         let id = membership.job.clone();
-        let Some(job) = self.job(&id) else { return };
+        if !self.settle_divergence() {
+            return;
+        }
+        let (Some(membership), Some(job)) = (self.membership.as_ref(), self.job(&id)) else {
+            return;
+        };
         let stays = |seat: &Seat| self.stays(job, seat);
         let state = membership.newest_state(stays);
         let (base, holders) = match state {
@@ -129,7 +133,7 @@ impl Cluster {
     }
 
     /// A member that will be one of the next generation, too.
-    fn stays(&self, job: &JobRun, seat: &Seat) -> bool {
+    pub(super) fn stays(&self, job: &JobRun, seat: &Seat) -> bool {
         let worker = self.roster.get(seat.member.session);
         seat.standing != Standing::Lost
             && !job.excluded.contains(&seat.member.incarnation)
@@ -146,20 +150,20 @@ impl Cluster {
         let watermark = job.watermark.step;
         // What an earlier life of the coordinator committed may not be published yet.
         let steps = membership.published.min(watermark) + 1..=base.step;
-        let reports: Vec<_> = steps.map(|step| (step, membership.reported(step))).collect();
-        for (step, report) in reports {
-            if step > watermark {
+        let steps: Vec<(bool, Agreed)> = steps
+            .map(|step| {
                 // Only the newest can be unknown: steps are applied in lockstep.
-                let digest = report.map_or(digest, |report| report.digest);
-                let Some(job) = self.job_mut(id) else { return };
-                job.commit(step, digest);
-                job.trained_steps += 1;
-                let (job, digest, generation) = (id.to_string(), digest.to_string(), generation.0);
-                self.push(Action::Journal(Record::Committed { job, generation, step, digest }));
+                let expected = (step == base.step).then_some(digest);
+                let report = membership.reported(step, expected);
+                let agreed = report.map(|report| membership.as_if_agreed(report));
+                (report.is_some(), agreed.unwrap_or_else(|| Agreed::unreported(step, digest)))
+            })
+            .collect();
+        for (reported, agreed) in steps {
+            if agreed.step > watermark {
+                self.commit(id, generation, &agreed);
             }
-            if let Some(StepDone { digest, loss, correct, gradient_norm, .. }) = report {
-                let times = Vec::new();
-                let agreed = Agreed { step, digest, loss, correct, gradient_norm, times };
+            if reported {
                 self.publish_step(id, agreed);
             }
         }
@@ -296,7 +300,7 @@ impl Cluster {
     }
 
     /// The job starts again from its newest checkpoint that verifies.
-    fn go_back(&mut self, id: &JobId) {
+    pub(super) fn go_back(&mut self, id: &JobId) {
         let Some(job) = self.job_mut(id) else { return };
         job.stage = Stage::Searching(None);
         let spec = Box::new(job.spec.clone());

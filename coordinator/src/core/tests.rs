@@ -2,6 +2,7 @@
 
 mod jobs;
 mod growth;
+mod guards;
 mod losses;
 mod quarantine;
 mod lives;
@@ -208,6 +209,7 @@ fn done(step: u64) -> Report {
         loss: 0.25,
         correct: 9,
         gradient_norm: 1.5,
+        skipped: None,
         times,
     })
 }

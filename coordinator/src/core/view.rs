@@ -1,5 +1,6 @@
 //! What people see: every job and worker, and why each stands where it stands. Reads, never decides.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use proto::wire::v1::{CheckpointStatus, JobState, JobStatus, Phase, WorkerStatus
 
 use super::Cluster;
 use super::action::{Cause, Outcome};
+use super::event::SessionId;
+use super::guard::by_pace;
 use super::job::{CheckpointEntry, JobRun, JobSpec, Stage, best_checkpoint};
 use super::membership::{Membership, Standing, joined};
 use super::quarantine::BadCounts;
@@ -92,7 +95,13 @@ impl Cluster {
 
     /// All workers, by name.
     pub fn worker_statuses(&self) -> Vec<WorkerStatus> {
-        self.roster.iter().map(|worker| self.worker_status(worker)).collect()
+        let seats = self.membership.iter().flat_map(|membership| &membership.seats);
+        let members: Vec<&Worker> =
+            seats.filter_map(|seat| self.roster.get(seat.member.session)).collect();
+        let times: BTreeMap<SessionId, f64> =
+            by_pace(&members).into_iter().map(|(worker, times)| (worker.session, times)).collect();
+        let times = |worker: &Worker| times.get(&worker.session).copied().unwrap_or_default();
+        self.roster.iter().map(|worker| self.worker_status(worker, times(worker))).collect()
     }
 
     /// Jobs that have not ended.
@@ -190,7 +199,7 @@ impl Cluster {
         reason
     }
 
-    fn worker_status(&self, worker: &Worker) -> WorkerStatus {
+    fn worker_status(&self, worker: &Worker, times_median: f64) -> WorkerStatus {
         let membership = self.membership.as_ref();
         let membership = membership.filter(|m| m.rank_of(worker.session).is_some());
         let doing = match worker.phase {
@@ -209,6 +218,8 @@ impl Cluster {
             job_id: membership.map_or_else(String::new, |membership| membership.job.to_string()),
             step: worker.step,
             doing: doing.to_owned(),
+            slice_ms: worker.pace_ns.unwrap_or_default() as f64 / 1e6,
+            times_median,
         }
     }
 }

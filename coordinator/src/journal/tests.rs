@@ -7,7 +7,8 @@ use tempfile::TempDir;
 use super::*;
 
 fn record(step: u64) -> Record {
-    Record::Committed { job: "digits-1".to_owned(), generation: 3, step, digest: "ab".to_owned() }
+    let (job, digest) = ("digits-1".to_owned(), "ab".to_owned());
+    Record::Committed { job, generation: 3, step, digest, skipped: None }
 }
 
 /// A folder with a journal of three frames and five records.

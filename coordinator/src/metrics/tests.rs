@@ -8,7 +8,15 @@ use crate::fixtures::spec;
 fn step(step: u64) -> Metric {
     let times = PhaseTimes { data_ns: 1_500_000, forward_ns: 2_000_000, ..PhaseTimes::default() };
     let times = vec![("w1".parse().unwrap(), times)];
-    Metric::Step { step, loss: 0.5, correct: 9, gradient_norm: 1.5, samples: 16, times }
+    Metric::Step {
+        step,
+        loss: 0.5,
+        correct: 9,
+        gradient_norm: 1.5,
+        samples: 16,
+        skipped: None,
+        times,
+    }
 }
 
 fn meter(folder: &Path, at: u64) -> Meter {

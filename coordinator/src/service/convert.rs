@@ -7,7 +7,9 @@ use proto::wire::{QUARANTINED_MAX, TEXT_BYTES_MAX};
 use tonic::Status;
 
 use crate::checkpoints::FileSpec;
-use crate::core::{BadImage, Candidate, Digest, Held, Report, SessionId, StepDone, Tally, Trouble};
+use crate::core::{
+    BadImage, Candidate, Digest, Held, NotFinite, Report, SessionId, StepDone, Tally, Trouble,
+};
 
 /// The first report of a stream.
 pub(super) fn candidate(session: SessionId, report: v1::Report) -> Result<Candidate, Status> {
@@ -52,9 +54,21 @@ pub(super) fn report(report: v1::Report) -> Result<(Generation, Report), Status>
             Report::Ready { step, digest: self::digest(&digest)? }
         }
         Kind::StepDone(done) => {
-            let v1::StepDone { step, digest, loss, correct, times, gradient_norm } = done;
+            let v1::StepDone { step, digest, loss, correct, times, gradient_norm, skipped } = done;
             let (digest, times) = (self::digest(&digest)?, times.unwrap_or_default());
-            Report::StepDone(StepDone { step, digest, loss, correct, gradient_norm, times })
+            let skipped = skipped.map(|v1::NotFinite { sum, own }| NotFinite {
+                sum: words(&sum),
+                own: Some(words(&own)).filter(|own| !own.is_empty()),
+            });
+            Report::StepDone(StepDone {
+                step,
+                digest,
+                loss,
+                correct,
+                gradient_norm,
+                skipped,
+                times,
+            })
         }
         Kind::Evaluated(found) => {
             if found.correct > found.samples || found.correct_top5 > found.samples {

@@ -11,10 +11,11 @@ use proto::job::{Model, Optimizer, Rule};
 use super::BenchError;
 use crate::args::BenchSteps;
 use crate::collective::{Collective, CollectiveError, NodeId};
+use crate::guard::first_non_finite;
 use crate::layout::Total;
 use crate::model::{Geometry, ResNet, Targets};
 use crate::optim::Sgd;
-use crate::step::{digest, first_non_finite};
+use crate::step::digest;
 
 #[derive(Debug)]
 pub(super) struct Rig {

@@ -108,7 +108,7 @@ fn jobs_run_one_at_a_time_oldest_first() {
     assert_eq!(script.state("other-1").1, "waiting for job digits-1 to end");
     script.end_stream(members[0]);
     assert_eq!(script.state("other-1").1, "waiting for job digits-1 to end");
-    script.report(members[1], trouble(TroubleKind::TroubleNotFinite, 1, None));
+    script.report(members[1], trouble(TroubleKind::TroubleCheckpoint, 1, None));
     assert_eq!(script.state("other-1").1, "waiting for 2 workers, 1 has joined");
     let (_, actions) = script.join_as("w3", "cpu");
     assert_eq!(formation(&actions).unwrap().job, name("other-1"));

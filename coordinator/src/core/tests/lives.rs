@@ -181,7 +181,7 @@ fn a_stopped_job_goes_on_in_the_same_process() {
 fn replay_gives_the_state_that_was_journaled() {
     let (mut script, members) = Script::running(6);
     script.tell(Event::CheckpointSealed { job: name("digits-1"), entry: entry(4, Some(9)) });
-    script.report(members[0], trouble(TroubleKind::TroubleNotFinite, 7, None));
+    script.report(members[0], trouble(TroubleKind::TroubleCheckpoint, 7, None));
     let again = restart(&script);
     let id = name("digits-1");
     let (old, new) = (script.core.view(&id).unwrap(), again.core.view(&id).unwrap());

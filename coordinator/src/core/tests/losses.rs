@@ -16,7 +16,7 @@ fn losses(script: &Script) -> Vec<&str> {
     lines(&script.done, Level::Warn).into_iter().filter(|line| line.contains(" lost ")).collect()
 }
 
-fn failed(actions: &[Action]) -> (Cause, &str) {
+pub(super) fn failed(actions: &[Action]) -> (Cause, &str) {
     match outcome(actions) {
         Some(Outcome::Failed { cause, reason }) => (*cause, reason),
         other => panic!("{other:?} in {actions:?}"),
@@ -262,21 +262,11 @@ fn an_unreadable_dataset_fails_a_local_run() {
 }
 
 #[test]
-fn troubles_that_all_workers_share_fail_the_job_with_the_workers_own_words() {
-    let place = "in step 3 during exchange: connection reset";
-    let expected = [
-        (TroubleKind::TroubleNotFinite, Cause::Worker, format!("worker w1 gave up {place}")),
-        (
-            TroubleKind::TroubleCheckpoint,
-            Cause::Checkpoint,
-            "worker w1 refused the checkpoint: connection reset".to_owned(),
-        ),
-    ];
-    for (kind, cause, reason) in expected {
-        let (mut script, members) = Script::running(2);
-        let actions = script.report(members[0], trouble(kind, 3, None));
-        assert_eq!(failed(&actions), (cause, reason.as_str()));
-    }
+fn a_checkpoint_that_a_worker_refuses_fails_the_job_with_the_workers_own_words() {
+    let (mut script, members) = Script::running(2);
+    let actions = script.report(members[0], trouble(TroubleKind::TroubleCheckpoint, 3, None));
+    let reason = "worker w1 refused the checkpoint: connection reset";
+    assert_eq!(failed(&actions), (Cause::Checkpoint, reason));
 }
 
 #[test]
@@ -314,7 +304,7 @@ fn members_that_do_not_get_ready_are_named_and_left_out() {
 fn a_failed_job_frees_its_workers_for_the_next_one() {
     let (mut script, members) = Script::running(1);
     script.submit_with(Submission { fresh: true, ..waiting(1) });
-    let actions = script.report(members[1], trouble(TroubleKind::TroubleNotFinite, 2, None));
+    let actions = script.report(members[1], trouble(TroubleKind::TroubleCheckpoint, 2, None));
     let formed = formation(&actions).unwrap();
     assert_eq!((formed.job.as_str(), formed.members.len()), ("digits-2", 2));
 }
@@ -324,11 +314,11 @@ fn a_checkpoint_in_flight_is_settled_before_a_failed_job_is_over() {
     let (mut script, members) = Script::running(4);
     script.assembled("digits-1", 4);
     script.evaluate(&members, 4, 0);
-    let actions = script.report(members[1], trouble(TroubleKind::TroubleNotFinite, 5, None));
+    let actions = script.report(members[1], trouble(TroubleKind::TroubleCheckpoint, 5, None));
     assert!(lines(&actions, Level::Error)[0].ends_with("that of step 4 is being written"));
     assert_eq!(outcome(&actions), None);
     let sealed = Event::CheckpointSealed { job: name("digits-1"), entry: entry(4, Some(40)) };
-    assert_eq!(failed(&script.tell(sealed)).0, Cause::Worker);
+    assert_eq!(failed(&script.tell(sealed)).0, Cause::Checkpoint);
 }
 
 #[test]

@@ -109,7 +109,15 @@ impl FakeWorker {
     pub(super) async fn apply(&self, generation: u64, step: u64) {
         let times = Some(v1::PhaseTimes::default());
         let (digest, gradient_norm) = (digest(step), 1.5);
-        let done = v1::StepDone { step, digest, loss: 0.5, correct: 3, times, gradient_norm };
+        let done = v1::StepDone {
+            step,
+            digest,
+            loss: 0.5,
+            correct: 3,
+            times,
+            gradient_norm,
+            skipped: None,
+        };
         self.say(generation, Report::StepDone(done)).await;
     }
 
