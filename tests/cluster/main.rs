@@ -4,6 +4,7 @@
 mod bits;
 mod averages;
 mod crew;
+mod guards;
 mod loss;
 mod refusals;
 mod doors;
