@@ -322,8 +322,8 @@ pub const EDGE_RETRIES: u32 = 3;
 pub const SKIPPED_IN_A_ROW_MAX: u32 = 3;
 /// A job goes back to a checkpoint this often because its members' states differed and nobody knew who was right.
 pub const DISPUTES_MAX: u32 = 3;
-/// Steps of a generation before its members' speeds are compared in the log.
-pub const PACE_AFTER: u64 = 50;
+/// A generation has run for this long before its members' speeds are compared in the log.
+pub const PACE_AFTER: Duration = Duration::from_secs(30);
 /// A member that needs this multiple of the median time for a slice is named.
 pub const STRAGGLER_FROM: f64 = 1.5;
 

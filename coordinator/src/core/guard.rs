@@ -136,10 +136,9 @@ impl Cluster {
     /// Names members that need much longer for a slice than the median, once in a generation.
     pub(super) fn name_stragglers(&mut self, id: &JobId) {
         let Some(membership) = &mut self.membership else { return };
-        let Some(job) = self.jobs.iter().find(|job| job.id == *id) else { return };
-        let running = matches!(membership.progress, Progress::Running { .. });
-        let due = job.watermark.step >= membership.base_step + PACE_AFTER;
-        if !running || !due || std::mem::replace(&mut membership.named_stragglers, true) {
+        let Progress::Running { since } = membership.progress else { return };
+        let due = self.now.saturating_sub(since) >= PACE_AFTER;
+        if !due || std::mem::replace(&mut membership.named_stragglers, true) {
             return;
         }
         let members = membership.seats.iter().map(|seat| seat.member.session);
