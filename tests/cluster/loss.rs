@@ -49,6 +49,27 @@ fn a_worker_that_hangs_is_left_out() {
 }
 
 #[test]
+fn a_cluster_that_is_paused_as_a_whole_goes_on_without_a_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobFile::digits().with("epochs = 3", "epochs = 6").write(folder.path());
+    let undisturbed = Train::new(&job, &folder.path().join("whole")).spawn().finish(LIMIT);
+    let train = Train { workers: 3, ..Train::new(&job, &folder.path().join("paused")) };
+    let mut running = train.spawn();
+    running.wait_for(&["epoch 2"], LIMIT);
+    let everybody = [&[running.id()], &running.children()[..]].concat();
+    // Longer than any worker may be silent, as when a laptop's lid is shut. Who is woken first waits for the others.
+    for round in [&everybody, &everybody.iter().rev().copied().collect::<Vec<_>>()] {
+        everybody.iter().for_each(|&process| send(process, Signal::STOP));
+        std::thread::sleep(Duration::from_millis(3500));
+        round.iter().for_each(|&process| send(process, Signal::CONT));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let ended = running.finish(LIMIT);
+    assert_eq!(model_sha256(&ended), model_sha256(&undisturbed));
+    assert!(!ended.stderr.contains(" lost "), "{}", ended.stderr);
+}
+
+#[test]
 fn the_last_workers_death_stops_the_run_and_the_same_command_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let job = JobFile::digits().with("epochs = 3", "epochs = 6").write(folder.path());
