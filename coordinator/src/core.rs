@@ -26,6 +26,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use proto::identity::{Generation, JobId};
+use proto::mutant::{Mutant, active};
 
 pub use action::*;
 pub use event::*;
@@ -73,17 +74,19 @@ impl Cluster {
         self.push(Action::Journal(Record::Booted { boot, generation }));
         let open = |job: &&JobRun| !matches!(job.stage, Stage::Ended(_));
         // Jobs whose workers live on their own go on.
-        let active = |job: &&JobRun| job.stage == Stage::Active;
+        let runs = |job: &&JobRun| job.stage == Stage::Active;
         let outlives = |job: &&JobRun| open(job) && job.shortage == Shortage::Wait;
         let lasting: Vec<&JobRun> = self.jobs.iter().filter(outlives).collect();
-        let first = lasting.iter().copied().filter(active);
-        let others = lasting.iter().copied().filter(|job| !active(job));
+        let first = lasting.iter().copied().filter(runs);
+        let others = lasting.iter().copied().filter(|job| !runs(job));
         let lasting: Vec<(JobId, u64)> =
             first.chain(others).map(|job| (job.id.clone(), job.watermark.step)).collect();
         self.queue = lasting.iter().map(|(id, _)| id.clone()).collect();
         for (job, step) in lasting {
             // It may have ended between going back to a checkpoint and forgetting what came after it.
-            self.push(Action::CutHistory { job, step });
+            if !active(Mutant::RewoundMetricsKeptAtBoot) {
+                self.push(Action::CutHistory { job, step });
+            }
         }
         self.reopen();
         let ended = |job: &&JobRun| open(job) && job.shortage == Shortage::Fail;
@@ -129,7 +132,9 @@ impl Cluster {
         let Some(membership) = &mut self.membership else { return };
         membership.published = step.max(membership.base_step);
         for seat in &mut membership.seats {
-            seat.applied = seat.applied.min(membership.published);
+            if !active(Mutant::UnpublishedForgotten) {
+                seat.applied = seat.applied.min(membership.published);
+            }
         }
     }
 
@@ -232,10 +237,12 @@ impl Cluster {
         job.said_waiting = false;
         job.device_kind = Some(device_kind.clone());
         let spec = job.spec.clone();
-        let holds = |member: &Member| holders.contains(&member.session);
+        let holds = |member: &Member| {
+            holders.contains(&member.session) && !active(Mutant::HoldersForgotten)
+        };
         let ranks = members.iter().enumerate().filter(|(_, member)| holds(member));
         let holders: Vec<u32> = ranks.map(|(rank, _)| rank as u32).collect();
-        let carried = !holders.is_empty();
+        let carried = !holders.is_empty() || active(Mutant::HoldersForgotten);
         let membership =
             Membership::new(generation, id.clone(), base, carried, members.clone(), clock);
         let redo = self.job(id).map(|job| self.left_undone(job, base)).unwrap_or_default();

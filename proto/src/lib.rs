@@ -1,8 +1,8 @@
 //! What crosses process boundaries: the wire, the job file, identities, the checkpoint manifest.
 //!
 //! In reading order: `identity` (who), `job` (what to train), `timeline` (which steps that means), `wire` (how
-//! processes talk), `manifest` (what a checkpoint says of itself), `weights` (what a file to start from must hold). Nothing
-//! here opens a socket, trains, or decides.
+//! processes talk), `manifest` (what a checkpoint says of itself), `weights` (what a file to start from must hold), `mutant` (bugs that
+//! the simulator must find). Nothing here opens a socket, trains, or decides.
 #![forbid(unsafe_code)]
 
 pub mod identity;
@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod weights;
 pub mod wire;
 pub mod exit;
+pub mod mutant;
 
 pub use identity::{Generation, Incarnation, JobId, Name};
 pub use job::Job;

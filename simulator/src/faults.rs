@@ -1,5 +1,8 @@
-//! What goes wrong, as chance has it: a seed turns some kinds of faults on and others off (swarm testing: Groce et al., ISSTA
-//! 2012), so that rare mixtures are met, too.
+//! What goes wrong: a schedule, drawn from the seed before anything happens, so that it can be cut down and replayed. A seed
+//! turns some kinds of faults on and others off (swarm testing: Groce et al., ISSTA 2012), so that rare mixtures are met, too.
+
+use std::fmt;
+use std::str::FromStr;
 
 use coordinator::core::Report as Said;
 use dataset::Draws;
@@ -9,9 +12,9 @@ use crate::job::worker;
 use crate::time::Millis;
 use crate::world::{Happening, Up, World};
 
-/// One thing that goes wrong.
+/// One kind of thing that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// A worker process dies; it is started again after a while.
     Kill,
     /// A worker process stands still.
@@ -24,6 +27,8 @@ pub(crate) enum Fault {
     Leave,
     /// Another worker joins.
     Join,
+    /// A worker's process can't read the dataset any more; it is started again after a while.
+    Unreadable,
     /// The coordinator dies; it is started again after a while.
     KillCoordinator,
     /// The coordinator dies at its next durable write, before or after it, or between two of the actions that follow.
@@ -34,77 +39,121 @@ pub(crate) enum Fault {
     PauseAll,
 }
 
-const ALL: [Fault; 10] = [
-    Fault::Kill,
-    Fault::Pause,
-    Fault::BreakStream,
-    Fault::BreakEdge,
-    Fault::Leave,
-    Fault::Join,
-    Fault::KillCoordinator,
-    Fault::KillAtWrite,
-    Fault::KillAll,
-    Fault::PauseAll,
+const ALL: [(Fault, &str); 11] = [
+    (Fault::Kill, "kill"),
+    (Fault::Pause, "pause"),
+    (Fault::BreakStream, "break-stream"),
+    (Fault::BreakEdge, "break-edge"),
+    (Fault::Leave, "leave"),
+    (Fault::Join, "join"),
+    (Fault::Unreadable, "unreadable"),
+    (Fault::KillCoordinator, "kill-coordinator"),
+    (Fault::KillAtWrite, "kill-at-write"),
+    (Fault::KillAll, "kill-all"),
+    (Fault::PauseAll, "pause-all"),
 ];
 
-/// Faults of one run, counted.
-#[derive(Clone, Debug)]
-pub struct Faults {
-    kinds: Vec<Fault>,
-    left: u32,
-    pub injected: u32,
+/// A fault with its time and victim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mishap {
+    pub at: Millis,
+    pub fault: Fault,
+    /// Number of the worker; if that one is not alive, it hits the next one that is.
+    pub worker: usize,
+    /// How long it lasts, where that is not left to chance.
+    pub span: Millis,
 }
 
-impl Faults {
-    pub(crate) fn new(count: u32, draws: &mut Draws) -> Faults {
-        let mut kinds: Vec<Fault> = ALL.into_iter().filter(|_| draws.below(3) > 0).collect();
+/// Everything that goes wrong in a run, in the order of time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Schedule(pub Vec<Mishap>);
+
+impl Schedule {
+    /// `count` faults, from one to the next mostly seconds, sometimes right into what the last one caused.
+    pub fn draw(seed: u64, count: u32, workers: usize) -> Schedule {
+        let mut draws = Draws::new(seed, 1);
+        let drawn = ALL.into_iter().map(|(fault, _)| fault).filter(|_| draws.below(3) > 0);
+        let mut kinds: Vec<Fault> = drawn.collect();
         if kinds.is_empty() {
             kinds.push(Fault::Kill);
         }
-        Faults { kinds, left: count, injected: 0 }
+        let mut at = 800;
+        let mishap = |_| {
+            let fault = kinds[draws.below(kinds.len() as u64) as usize];
+            let worker = draws.below(workers as u64 + 4) as usize;
+            let span = match fault {
+                Fault::Pause => 50 + draws.below(6000),
+                Fault::PauseAll => 1000 + draws.below(60_000),
+                _ => 0,
+            };
+            let mishap = Mishap { at, fault, worker, span };
+            at += match draws.below(4) {
+                0 => draws.below(60),
+                1 => draws.below(600),
+                _ => draws.below(4000),
+            };
+            mishap
+        };
+        Schedule((0..count).map(mishap).collect())
     }
+}
 
-    /// The next fault; `None` when there were enough.
-    pub(crate) fn draw(&mut self, draws: &mut Draws) -> Option<Fault> {
-        self.left = self.left.checked_sub(1)?;
-        self.injected += 1;
-        Some(self.kinds[draws.below(self.kinds.len() as u64) as usize])
-    }
-
-    /// From one fault to the next: mostly seconds, sometimes right into what the last one caused.
-    pub(crate) fn pause(draws: &mut Draws) -> Millis {
-        match draws.below(4) {
-            0 => draws.below(60),
-            1 => draws.below(600),
-            _ => draws.below(4000),
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, mishap) in self.0.iter().enumerate() {
+            let Mishap { at, fault, worker, span } = mishap;
+            let word = ALL.iter().find(|(kind, _)| kind == fault).map_or("", |(_, word)| word);
+            let separator = if number == 0 { "" } else { ", " };
+            write!(f, "{separator}{at} {word} {worker} {span}")?;
         }
+        Ok(())
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = String;
+
+    /// As it is displayed: `TIME KIND WORKER SPAN`, milliseconds, separated by commas.
+    fn from_str(text: &str) -> Result<Schedule, String> {
+        let parse = |mishap: &str| {
+            let wrong = || {
+                let kinds: Vec<&str> = ALL.iter().map(|(_, word)| *word).collect();
+                let kinds = kinds.join(", ");
+                format!("fault {mishap:?} is not `TIME KIND WORKER SPAN`; kinds are {kinds}")
+            };
+            let words: Vec<&str> = mishap.split_whitespace().collect();
+            let [at, kind, worker, span] = words[..] else { return Err(wrong()) };
+            let fault = ALL.iter().find(|(_, word)| *word == kind).ok_or_else(wrong)?.0;
+            let number = |word: &str| word.parse::<u64>().map_err(|_| wrong());
+            let (at, worker, span) = (number(at)?, number(worker)? as usize, number(span)?);
+            Ok(Mishap { at, fault, worker, span })
+        };
+        let mishaps = text.split(',').filter(|mishap| !mishap.trim().is_empty());
+        mishaps.map(parse).collect::<Result<_, _>>().map(Schedule)
     }
 }
 
 impl World {
-    pub(crate) fn fault(&mut self) {
-        let Some(fault) = self.faults.draw(&mut self.draws) else {
-            self.quiet_since = Some(self.now());
+    pub(crate) fn fault(&mut self, number: usize) {
+        let Mishap { fault, worker: wished, span, .. } = self.schedule[number];
+        self.mishaps += 1;
+        let until = self.now() + span;
+        self.calm_from = self.calm_from.max(until);
+        let count = self.workers.len();
+        let alive = (0..count).map(|offset| (wished + offset) % count);
+        let Some(victim) = alive.into_iter().find(|&index| self.workers[index].alive) else {
             return;
         };
-        let pause = Faults::pause(&mut self.draws);
-        self.agenda.after(pause, Happening::Fault);
-        let alive: Vec<usize> =
-            (0..self.workers.len()).filter(|&index| self.workers[index].alive).collect();
-        let pick = |draws: &mut Draws| {
-            (!alive.is_empty()).then(|| alive[draws.below(alive.len() as u64) as usize])
-        };
-        let Some(victim) = pick(&mut self.draws) else { return };
         self.tell_of(|| format!("-- {fault:?} (of w{victim})"));
         match fault {
-            Fault::Kill => self.kill(victim),
-            Fault::KillAll => alive.into_iter().for_each(|index| self.kill(index)),
-            Fault::Pause => {
-                let until = self.now() + 50 + self.draws.below(6000);
-                self.workers[victim].pause(until);
+            Fault::Kill => self.end_process(victim),
+            Fault::KillAll => {
+                let alive: Vec<usize> =
+                    (0..count).filter(|&index| self.workers[index].alive).collect();
+                alive.into_iter().for_each(|index| self.end_process(index));
             }
+            Fault::Pause => self.workers[victim].pause(until),
             Fault::PauseAll => {
-                let until = self.now() + 1000 + self.draws.below(60_000);
                 self.workers.iter_mut().for_each(|worker| worker.pause(until));
                 self.paused_until = self.paused_until.max(until);
             }
@@ -124,24 +173,24 @@ impl World {
                 let reason = "asked to terminate".to_owned();
                 self.send_up(victim, Up::Report(Generation(0), Said::Leaving { reason }));
                 let life = self.workers[victim].life;
-                self.agenda.after(1800, Happening::Leave { worker: victim, life });
+                self.agenda.after(1800, Happening::End { worker: victim, life });
             }
             Fault::Join => {
-                if self.workers.len() < WORKERS_MAX {
-                    let number = self.workers.len();
-                    let joining = worker(number, &mut self.draws);
+                if count < self.workers_max {
+                    let joining = worker(count, &mut self.draws);
                     self.workers.push(joining);
-                    self.agenda.after(0, Happening::StartWorker { worker: number });
+                    self.agenda.after(0, Happening::StartWorker { worker: count });
                 }
+            }
+            Fault::Unreadable => {
+                self.workers[victim].unreadable = true;
+                let (life, delay) = (self.workers[victim].life, 1000 + self.draws.below(9000));
+                self.agenda.after(delay, Happening::End { worker: victim, life });
             }
             Fault::KillCoordinator if self.core.is_some() => self.crash_coordinator(),
             Fault::KillAtWrite => self.doomed = self.core.is_some(),
             Fault::KillCoordinator => {}
         }
-    }
-
-    fn kill(&mut self, index: usize) {
-        self.end_process(index);
     }
 
     /// A process ends; another one is started in its place after a while.
@@ -157,5 +206,3 @@ impl World {
         self.agenda.after(delay, Happening::StartWorker { worker: index });
     }
 }
-
-const WORKERS_MAX: usize = 12;

@@ -3,7 +3,8 @@
 //!
 //! In reading order: `time` (what happens when), `disk` (what outlives a process), `job`, `worker` (what a worker does by
 //! the protocol), `exchange` (how workers depend on each other), `streams` and `uploads` (how they reach the coordinator),
-//! `world` (carries everything out), `faults` (what goes wrong), `checker` (what must hold, written apart from what it judges).
+//! `driver` (the coordinator's process), `world` (what happens next), `faults` (what goes wrong), `checker` (what must hold,
+//! written apart from what it judges), `shrink` (the shortest schedule of faults that still fails).
 #![forbid(unsafe_code)]
 
 mod time;
@@ -13,13 +14,14 @@ mod exchange;
 mod worker;
 mod streams;
 mod uploads;
+mod driver;
 mod world;
 mod faults;
 pub mod checker;
 
-pub use checker::Violation;
-pub use faults::Faults;
-pub use world::{Plan, Report, run};
+pub use checker::{Invariant, Violation};
+pub use faults::{Fault, Mishap, Schedule};
+pub use world::{Plan, Report, replay, run};
 
 /// Runs seeds `first..first + count`, tells `each` how every run went, and returns the first violation with its seed.
 pub fn run_seeds(
@@ -43,7 +45,7 @@ mod tests {
 
     #[test]
     fn no_seed_of_a_thousand_breaks_a_promise() {
-        let plan = Plan { workers: 4, epochs: 40, faults: 50, trace: false };
+        let plan = Plan { workers: 4, epochs: 40, faults: 50, ..Plan::default() };
         let (mut faults, mut rewinds) = (0, 0);
         let result = run_seeds(1, 1000, &plan, &mut |_, report| {
             faults += report.faults;
@@ -56,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_run_is_a_function_of_its_seed() {
-        let plan = Plan { workers: 3, epochs: 20, faults: 30, trace: false };
+        let plan = Plan { workers: 3, epochs: 20, faults: 30, ..Plan::default() };
         for seed in 1..20 {
             assert_eq!(run(seed, &plan), run(seed, &plan), "seed {seed}");
         }

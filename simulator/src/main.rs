@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use simulator::{Plan, run_seeds};
 
 fn main() -> Result<ExitCode> {
-    let mut plan = Plan { workers: 4, epochs: 40, faults: 50, trace: false };
+    let mut plan = Plan::default();
     let (mut first, mut seeds) = (1u64, 1000u64);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     plan.trace = arguments.iter().any(|argument| argument == "--trace");

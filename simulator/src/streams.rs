@@ -2,6 +2,7 @@
 
 use coordinator::core::{Candidate, Event, Report as Said, SessionId};
 use proto::identity::Generation;
+use proto::wire::v1::TroubleKind;
 
 use crate::checker::Check;
 use crate::time::Millis;
@@ -94,6 +95,8 @@ impl World {
             self.agenda.put_off(self.paused_until, Happening::Up { session, message });
             return Ok(());
         }
+        let worker = &mut self.workers[stream.worker];
+        worker.heard_at = self.ticks;
         let worker = &self.workers[stream.worker];
         let id = SessionId(session);
         let event = match message {
@@ -110,6 +113,13 @@ impl World {
             Up::Report(generation, report) => {
                 if !matches!(report, Said::Heartbeat { .. }) {
                     self.tell_of(|| format!("   {} says {report:?}", worker.name));
+                }
+                match &report {
+                    Said::Leaving { .. } => self.checker.leaves(id, worker.incarnation()),
+                    Said::Trouble(trouble) if trouble.kind != TroubleKind::TroublePeer => {
+                        self.checker.refuses(worker.incarnation())?;
+                    }
+                    _ => {}
                 }
                 Event::Reported { session: id, generation, report }
             }

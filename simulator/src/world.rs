@@ -1,22 +1,20 @@
-//! The world that coordinator and workers live in: carries out what the core asks for, delivers messages late and in order,
-//! and lets things go wrong. Every choice is drawn from the seed.
+//! The world that coordinator and workers live in: what happens, one thing after the other. Every choice is drawn from the seed.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use coordinator::core::{
-    Action, BaseSearch, CheckpointEntry, Cluster, Digest, Event, Formation, Metric, Outcome,
-    Plan as Order, Report as Said, SessionId, Shortage, Submission, TICK, Ticket,
+    Cluster, Digest, Event, Formation, Outcome, Plan as Order, Report as Said, Shortage,
+    Submission, TICK, Ticket,
 };
 use dataset::Draws;
 use proto::Timeline;
 use proto::identity::{Generation, JobId};
 
-use crate::checker::{Check, Checker, Violation, ensure};
+use crate::checker::{Check, Checker, Invariant, Violation, ensure};
 use crate::disk::Disk;
 use crate::exchange::Exchange;
-use crate::faults::Faults;
-use crate::job::{SLICES, policy, sha256, spec, worker};
+use crate::faults::{Mishap, Schedule};
+use crate::job::{policy, spec, worker};
 use crate::streams::Stream;
 use crate::time::{Agenda, Millis};
 use crate::uploads::Uploads;
@@ -28,8 +26,16 @@ pub struct Plan {
     pub workers: usize,
     pub epochs: u32,
     pub faults: u32,
+    /// Slices of a step.
+    pub slices: usize,
     /// Tell what happens, on standard error.
     pub trace: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan { workers: 4, epochs: 40, faults: 50, slices: 8, trace: false }
+    }
 }
 
 /// How a run went.
@@ -42,6 +48,8 @@ pub struct Report {
     pub events: u64,
     /// Simulated time.
     pub millis: u64,
+    /// Longest simulated time without a fault in which no step was committed.
+    pub stood: u64,
 }
 
 /// To a worker.
@@ -123,12 +131,15 @@ pub(crate) enum Happening {
         life: u64,
         event: Event,
     },
-    /// A worker that wanted to leave has waited long enough.
-    Leave {
+    /// A process ends: it wanted to leave and has waited long enough, or somebody looks after it.
+    End {
         worker: usize,
         life: u64,
     },
-    Fault,
+    /// The mishap of this number.
+    Fault {
+        number: usize,
+    },
     StartWorker {
         worker: usize,
     },
@@ -145,6 +156,7 @@ pub(crate) struct World {
     pub(crate) exchanges: BTreeMap<Generation, Exchange>,
     pub(crate) checker: Checker,
     pub(crate) timeline: Timeline,
+    /// Steps of the job.
     pub(crate) total: u64,
     pub(crate) test_len: u64,
     pub(crate) submission: Submission,
@@ -155,8 +167,18 @@ pub(crate) struct World {
     pub(crate) paused_until: Millis,
     pub(crate) streams: Vec<Stream>,
     pub(crate) uploads: Vec<Uploads>,
-    pub(crate) faults: Faults,
-    pub(crate) quiet_since: Option<Millis>,
+    pub(crate) schedule: Vec<Mishap>,
+    /// How many of them have happened.
+    pub(crate) mishaps: usize,
+    /// The last of what went wrong so far is over then.
+    pub(crate) calm_from: Millis,
+    /// When the watermark moved last.
+    pub(crate) advanced_at: Millis,
+    /// Longest time in calm in which it did not.
+    pub(crate) stood: Millis,
+    /// Ticks of the coordinator, over all its lives.
+    pub(crate) ticks: u64,
+    pub(crate) workers_max: usize,
     /// The next durable write kills the coordinator; where exactly is drawn then.
     pub(crate) doomed: bool,
     pub(crate) outcome: Option<Outcome>,
@@ -164,64 +186,61 @@ pub(crate) struct World {
     pub(crate) trace: bool,
 }
 
-/// One run, from start to the job's end.
+/// One run with the faults that the seed draws, from start to the job's end.
 pub fn run(seed: u64, plan: &Plan) -> Result<Report, Violation> {
-    let mut world = World::new(seed, plan);
-    while world.outcome.is_none() {
-        let happening = world.agenda.next().expect("ticks never end");
-        world.events += 1;
-        world.happen(happening)?;
-        let late = |since: &Millis| world.agenda.now() > since + PATIENCE;
-        if world.quiet_since.as_ref().is_some_and(late) {
-            let state = world.core.as_ref().map(|core| {
-                core.job_statuses()
-                    .into_iter()
-                    .map(|job| (job.reason, job.step))
-                    .collect::<Vec<_>>()
-            });
-            let what = format!("I10: not finished {PATIENCE} ms after the last fault: {state:?}");
-            return Err(Violation(what));
-        }
-    }
-    ensure(matches!(world.outcome, Some(Outcome::Finished { .. })), || {
-        format!("the job ended with {:?}", world.outcome)
-    })?;
-    world.checker.finished(world.total, &world.disk.metrics)?;
+    replay(seed, plan, &Schedule::draw(seed, plan.faults, plan.workers))
+}
+
+/// One run with these faults.
+pub fn replay(seed: u64, plan: &Plan, schedule: &Schedule) -> Result<Report, Violation> {
+    let mut world = World::new(seed, plan, schedule);
+    let result = world.live();
+    result.map_err(|violation| Violation { at: world.now(), ..violation })?;
     Ok(Report {
-        faults: world.faults.injected,
+        faults: world.mishaps as u32,
         generations: world.checker.formed,
         rewinds: world.checker.rewinds,
         events: world.events,
         millis: world.agenda.now(),
+        stood: world.stood,
     })
 }
 
 impl World {
-    fn new(seed: u64, plan: &Plan) -> World {
+    /// To the end of the job.
+    fn live(&mut self) -> Check {
+        while self.outcome.is_none() {
+            let happening = self.agenda.next().expect("ticks never end");
+            self.events += 1;
+            self.happen(happening)?;
+            self.goes_on()?;
+        }
+        ensure(Invariant::I10, matches!(self.outcome, Some(Outcome::Finished { .. })), || {
+            format!("the job ended with {:?}", self.outcome)
+        })?;
+        self.checker.finished(&self.disk.metrics)
+    }
+
+    fn new(seed: u64, plan: &Plan, schedule: &Schedule) -> World {
         let mut draws = Draws::new(seed, 0);
-        let spec = spec(plan.epochs);
+        let spec = spec(plan);
         let timeline = Timeline::new(&spec.job, spec.dataset.train_len);
-        let policy = policy(&mut draws, plan.workers as u32);
+        let started = plan.workers.min(spec.job.train.slices) as u64;
+        let wanted = (1 + draws.below(started)) as u32;
+        let policy = policy(&mut draws, plan.workers as u32, wanted);
         let workers = (0..plan.workers).map(|number| worker(number, &mut draws)).collect();
-        let started = plan.workers.min(SLICES) as u64;
-        let submission = Submission {
-            spec: spec.clone(),
-            workers: (1 + draws.below(started)) as u32,
-            policy,
-            fresh: false,
-            shortage: Shortage::Wait,
-        };
+        let submission =
+            Submission { spec, workers: wanted, policy, fresh: false, shortage: Shortage::Wait };
         let mut world = World {
-            faults: Faults::new(plan.faults, &mut draws),
             draws,
             agenda: Agenda::new(),
             disk: Disk::default(),
             workers,
             exchanges: BTreeMap::new(),
-            checker: Checker::default(),
+            checker: Checker::new(&submission),
             total: timeline.total_steps(),
             timeline,
-            test_len: spec.dataset.test_len,
+            test_len: submission.spec.dataset.test_len,
             submission,
             job: "sim-1".parse().expect("a valid name"),
             core: None,
@@ -229,7 +248,13 @@ impl World {
             paused_until: 0,
             streams: Vec::new(),
             uploads: Vec::new(),
-            quiet_since: None,
+            schedule: schedule.0.clone(),
+            mishaps: 0,
+            calm_from: 0,
+            advanced_at: 0,
+            stood: 0,
+            ticks: 0,
+            workers_max: plan.workers + NEWCOMERS_MAX,
             doomed: false,
             outcome: None,
             events: 0,
@@ -241,8 +266,28 @@ impl World {
             let delay = world.draws.below(500);
             world.agenda.after(delay, Happening::StartWorker { worker });
         }
-        world.agenda.after(800, Happening::Fault);
+        for (number, mishap) in schedule.0.iter().enumerate() {
+            world.agenda.at(mishap.at, Happening::Fault { number });
+        }
         world
+    }
+
+    /// Once everything that goes wrong has gone wrong, nothing holds the job up for long.
+    fn goes_on(&mut self) -> Check {
+        if self.mishaps < self.schedule.len() {
+            return Ok(());
+        }
+        let stands = self.now().saturating_sub(self.advanced_at.max(self.calm_from));
+        self.stood = self.stood.max(stands);
+        ensure(Invariant::I10, stands <= PATIENCE, || {
+            let state = self.core.as_ref().map(|core| {
+                core.job_statuses()
+                    .into_iter()
+                    .map(|job| (job.reason, job.step))
+                    .collect::<Vec<_>>()
+            });
+            format!("nothing was committed for {PATIENCE} ms, and nothing went wrong: {state:?}")
+        })
     }
 
     // long: one arm for each kind of happening
@@ -253,6 +298,7 @@ impl World {
                     self.agenda.put_off(self.paused_until, Happening::Tick { life });
                     return Ok(());
                 }
+                self.ticks += 1;
                 self.agenda.after(TICK.as_millis() as Millis, Happening::Tick { life });
                 self.tell(Event::Tick)
             }
@@ -304,8 +350,8 @@ impl World {
                 }
                 Ok(())
             }
-            Happening::Leave { worker, life } => {
-                if !self.delayed(worker, life, |worker, life| Happening::Leave { worker, life }) {
+            Happening::End { worker, life } => {
+                if !self.delayed(worker, life, |worker, life| Happening::End { worker, life }) {
                     self.end_process(worker);
                 }
                 Ok(())
@@ -313,8 +359,8 @@ impl World {
             Happening::Stored { life, event } if life == self.life && self.core.is_some() => {
                 self.tell(event)
             }
-            Happening::Fault => {
-                self.fault();
+            Happening::Fault { number } => {
+                self.fault(number);
                 Ok(())
             }
             Happening::StartWorker { worker } => {
@@ -368,164 +414,9 @@ impl World {
         }
         false
     }
-
-    fn start_coordinator(&mut self) -> Check {
-        if self.core.is_some() {
-            return Ok(());
-        }
-        self.life += 1;
-        let mut core = Cluster::default();
-        for record in &self.disk.journal {
-            core.replay(record).map_err(|error| Violation(error.to_string()))?;
-        }
-        let actions = core.boot();
-        // It may have ended between writing down the job's end and telling of it.
-        self.outcome = core.view(&self.job).and_then(|view| view.outcome);
-        self.core = Some(core);
-        self.uploads.clear();
-        self.perform(actions)?;
-        let life = self.life;
-        self.agenda.after(1, Happening::Tick { life });
-        Ok(())
-    }
-
-    pub(crate) fn crash_coordinator(&mut self) {
-        self.tell_of(|| "-- the coordinator dies".to_owned());
-        self.core = None;
-        self.doomed = false;
-        self.uploads.clear();
-        for session in 0..self.streams.len() {
-            self.end_stream(session as u64);
-        }
-        let delay = 20 + self.draws.below(4000);
-        self.agenda.after(delay, Happening::StartCoordinator);
-    }
-
-    pub(crate) fn tell(&mut self, event: Event) -> Check {
-        let now = Duration::from_millis(self.now());
-        let Some(core) = &mut self.core else { return Ok(()) };
-        let actions = core.apply(now, event);
-        self.perform(actions)
-    }
-
-    /// As the driver does: all records become durable at once, and only then is anything else done.
-    fn perform(&mut self, actions: Vec<Action>) -> Check {
-        let (mut records, mut rest) = (Vec::new(), Vec::new());
-        for action in actions {
-            match action {
-                Action::Journal(record) => records.push(record),
-                other => rest.push(other),
-            }
-        }
-        let dies = self.doomed && !records.is_empty();
-        // 0: before the write; otherwise after this many of the other actions.
-        let survives = if dies { self.draws.below(rest.len() as u64 + 2) } else { u64::MAX };
-        if survives == 0 {
-            self.crash_coordinator();
-            return Ok(());
-        }
-        for record in &records {
-            self.checker.journaled(record)?;
-        }
-        self.disk.journal.extend(records);
-        let mut unflushed = Vec::new();
-        for (done, action) in rest.into_iter().enumerate() {
-            if done as u64 + 1 >= survives {
-                self.crash_coordinator();
-                return Ok(());
-            }
-            self.carry_out(action, &mut unflushed)?;
-        }
-        for step in unflushed {
-            self.checker.published(step)?;
-            self.disk.metrics.push(step);
-        }
-        Ok(())
-    }
-
-    fn carry_out(&mut self, action: Action, unflushed: &mut Vec<u64>) -> Check {
-        match action {
-            Action::Admit { session, generation } => {
-                self.send_down(session, Down::Welcome { generation });
-            }
-            Action::Refuse { session, .. } | Action::Disconnect { session, .. } => {
-                self.end_stream(session.0);
-            }
-            Action::Form(formation) => self.form_exchange(&formation),
-            Action::Send { session, generation, plan } => {
-                self.send_down(session, Down::Plan { generation, plan });
-            }
-            Action::Warm { session, job, .. } => self.send_down(session, Down::Warm { job }),
-            Action::FindBase { job, .. } => {
-                let entries = self.disk.checkpoints.clone();
-                let set_aside = Vec::new();
-                let search = match entries.is_empty() {
-                    true => BaseSearch::Nothing { set_aside },
-                    false => BaseSearch::Found { entries, set_aside },
-                };
-                let (life, delay) = (self.life, 20 + self.draws.below(300));
-                let event = Event::BaseFound { job, search };
-                self.agenda.after(delay, Happening::Stored { life, event });
-            }
-            Action::CutHistory { step, .. } => self.disk.cut_metrics(step),
-            Action::Reopen { .. } => {
-                let published = self.disk.last_metric();
-                if let Some(core) = &mut self.core {
-                    core.published_up_to(published);
-                }
-            }
-            Action::OpenUploads { job, generation, members } => {
-                let (members, parts) = (members as usize, BTreeMap::new());
-                self.uploads.push(Uploads { generation, job, members, parts });
-            }
-            Action::CloseUploads { generation } => {
-                self.uploads.retain(|uploads| uploads.generation != generation);
-            }
-            Action::Seal(order) => {
-                let entry = CheckpointEntry {
-                    step: order.step,
-                    bytes: 1,
-                    digest: order.digest.to_string(),
-                    model_sha256: sha256(order.step),
-                    evaluation: order.evaluation,
-                };
-                self.disk.keep_checkpoint(entry.clone());
-                self.checker.sealed(&entry)?;
-                let event = Event::CheckpointSealed { job: order.job, entry };
-                let (life, delay) = (self.life, 10 + self.draws.below(300));
-                self.agenda.after(delay, Happening::Stored { life, event });
-            }
-            Action::Retain { shelf, .. } => {
-                let kept: Vec<u64> = shelf.entries.iter().map(|entry| entry.step).collect();
-                let newest = kept.iter().max().copied().unwrap_or(0);
-                let stays =
-                    |entry: &CheckpointEntry| entry.step > newest || kept.contains(&entry.step);
-                self.disk.checkpoints.retain(stays);
-                self.checker.removed(&kept)?;
-            }
-            Action::Publish { metric: Metric::Step { step, .. }, .. } => unflushed.push(step),
-            Action::Finish { outcome, .. } => self.outcome = Some(outcome),
-            Action::Log { text, .. } => self.tell_of(|| text),
-            Action::Publish { .. } | Action::Answer { .. } => {}
-            Action::Journal(_) => unreachable!("records were written before"),
-        }
-        Ok(())
-    }
-
-    fn form_exchange(&mut self, formation: &Formation) {
-        let index = |session: SessionId| self.streams.get(session.0 as usize);
-        let members = formation.members.iter().map(|member| {
-            index(member.session)
-                .map_or((0, u64::MAX), |stream| (stream.worker, stream.worker_life))
-        });
-        let exchange = Exchange::new(members.collect());
-        self.exchanges.insert(formation.generation, exchange);
-        for (rank, member) in formation.members.iter().enumerate() {
-            let formation = Box::new(formation.clone());
-            self.send_down(member.session, Down::Form { formation, rank });
-        }
-    }
 }
 
-/// Simulated time without faults in which a job of this size must end.
+/// Simulated time without faults in which a step must be committed, or the job end.
 const PATIENCE: Millis = 240_000;
+/// Workers that may join in the course of a run.
+const NEWCOMERS_MAX: usize = 8;

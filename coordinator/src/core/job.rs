@@ -8,6 +8,7 @@ use std::time::Duration;
 use proto::identity::{Generation, Incarnation, JobId};
 use proto::job::Init;
 use proto::manifest::{Evaluation, Input};
+use proto::mutant::{Mutant, active};
 use proto::wire::v1;
 use proto::{Job, Timeline};
 use serde::{Deserialize, Serialize};
@@ -273,10 +274,14 @@ impl JobRun {
     /// Least and most workers of a generation that follows another.
     pub(crate) fn crew_bounds(&self) -> (u32, u32) {
         let Policy { on_loss, min_workers, max_workers } = self.policy;
-        let most = max_workers.min(self.slices());
+        let unlimited = active(Mutant::MaxWorkersIgnored);
+        let most = if unlimited { self.slices() } else { max_workers.min(self.slices()) };
+        let min_workers = if active(Mutant::MinWorkersIgnored) { 1 } else { min_workers };
         let (least, most) = match on_loss {
             OnLoss::Shrink => (min_workers, most),
+            OnLoss::Wait if active(Mutant::WaitIgnored) => (min_workers, self.workers),
             OnLoss::Wait => (self.workers, self.workers),
+            OnLoss::Spare if active(Mutant::SpareGrows) => (min_workers, most),
             OnLoss::Spare => (min_workers, self.workers),
         };
         // A job that is to stop needs somebody to write its checkpoint, not a crew.
@@ -324,9 +329,11 @@ impl JobRun {
         self.checkpoints.retain(|other| other.step != entry.step);
         self.checkpoints.push(entry);
         self.checkpoints.sort_by_key(|entry| entry.step);
-        let keep = self.spec.job.checkpoint.keep as usize;
+        let fewer = usize::from(active(Mutant::OneCheckpointFewer));
+        let keep = self.spec.job.checkpoint.keep as usize - fewer;
         let recent = self.checkpoints.len().saturating_sub(keep);
         let best = best_checkpoint(&self.checkpoints);
+        let best = best.filter(|_| !active(Mutant::BestCheckpointDropped));
         let older = self.checkpoints[..recent].iter().map(|entry| entry.step);
         let removed: Vec<u64> = older.filter(|&step| Some(step) != best).collect();
         self.checkpoints.retain(|entry| !removed.contains(&entry.step));
@@ -352,6 +359,7 @@ impl JobRun {
         let evaluated =
             !self.timeline.evaluates_after(step) || self.evaluations.contains_key(&step);
         self.committed_digest(step).is_some() && evaluated
+            || active(Mutant::CheckpointOfUncommitted)
     }
 }
 

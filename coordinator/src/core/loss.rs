@@ -2,6 +2,7 @@
 //! from a loss is not reported as another cause. What is then done about it is `recovery`'s.
 
 use proto::identity::Name;
+use proto::mutant::{Mutant, active};
 use proto::wire::v1::{Phase, TroubleKind};
 
 use super::action::{Action, Level, Outcome, Plan};
@@ -57,6 +58,7 @@ impl Cluster {
             };
             membership.seats.iter().position(|seat| {
                 seat.standing != Standing::Lost
+                    && !active(Mutant::AbsenceWithoutEnd)
                     && seat
                         .away
                         .as_ref()
@@ -79,9 +81,13 @@ impl Cluster {
         let nowhere = (Generation(0), Vec::new());
         let Some(membership) = &mut self.membership else { return nowhere };
         let (generation, attempt) = (membership.generation, membership.sealing());
-        let own = |seat: &&mut Seat| seat.member.incarnation == candidate.incarnation;
+        let by_name = active(Mutant::NameIsIdentity);
+        let own = |seat: &&mut Seat| {
+            seat.member.incarnation == candidate.incarnation
+                || by_name && seat.member.name == candidate.name
+        };
         let seat = membership.seats.iter_mut().find(own);
-        let Some(seat) = seat.filter(|_| candidate.generation == generation) else {
+        let Some(seat) = seat.filter(|_| candidate.generation == generation || by_name) else {
             return nowhere;
         };
         (seat.member.session, seat.away) = (candidate.session, None);
@@ -89,12 +95,12 @@ impl Cluster {
             // Given up already, but nothing was formed without it yet.
             seat.standing = Standing::Active;
         }
-        let active = seat.standing == Standing::Active;
+        let seals = seat.standing == Standing::Active && !active(Mutant::SealNotRepeated);
         let running = matches!(membership.progress, Progress::Running { .. });
         let plans = [
-            (running, Plan::Run),
+            (running && !active(Mutant::RunNotRepeated), Plan::Run),
             (running && membership.stopping, Plan::Stop),
-            (active && attempt.is_some(), Plan::Seal { attempt: attempt.unwrap_or(generation) }),
+            (seals && attempt.is_some(), Plan::Seal { attempt: attempt.unwrap_or(generation) }),
         ];
         let due = plans.into_iter().filter(|(due, _)| *due);
         (generation, due.map(|(_, plan)| plan).collect())
@@ -131,8 +137,10 @@ impl Cluster {
 
     /// One of the members is gone: the others give the generation up, and go on without it.
     fn part_with(&mut self, rank: usize, line: String) {
+        let clock = self.clock;
         let Some(membership) = &mut self.membership else { return };
         membership.seats[rank].standing = Standing::Lost;
+        membership.last_loss = clock;
         let id = membership.job.clone();
         self.say_loss(&id, Level::Warn, line);
         self.seal_generation();
@@ -207,6 +215,7 @@ impl Cluster {
         let place = place(trouble.phase, trouble.step.saturating_sub(1));
         let message = &trouble.message;
         match trouble.kind {
+            TroubleKind::TroublePeer if active(Mutant::ComplaintIgnored) => {}
             TroubleKind::TroublePeer => {
                 if !membership.complaints.iter().any(|complaint| complaint.from == rank) {
                     membership.complaints.push(Complaint { from: rank, trouble });

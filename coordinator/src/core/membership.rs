@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use proto::identity::{Generation, JobId, Name};
+use proto::mutant::{Mutant, active};
 use proto::wire::v1::PhaseTimes;
 
 use super::action::Member;
@@ -38,6 +39,8 @@ pub(crate) struct Membership {
     pub(crate) last_progress: Duration,
     /// Slow members were named in the log.
     pub(crate) named_stragglers: bool,
+    /// When a member was lost last, on the lenient clock.
+    pub(crate) last_loss: Duration,
     steps: BTreeMap<u64, Vec<Option<StepDone>>>,
     tallies: BTreeMap<u64, Vec<Option<Tally>>>,
 }
@@ -169,6 +172,7 @@ impl Membership {
             acknowledged: base_step,
             last_progress: since,
             named_stragglers: false,
+            last_loss: since,
             steps: BTreeMap::new(),
             tallies: BTreeMap::new(),
         }
@@ -219,8 +223,12 @@ impl Membership {
             .filter(|seat| passes(seat))
             .filter_map(|seat| Some((self.usable(seat)?, seat.member.session)))
             .collect();
-        let newest = states.iter().map(|(mark, _)| *mark).max_by_key(|mark| mark.step)?;
-        let holders = states.iter().filter(|(mark, _)| *mark == newest);
+        let mut newest = states.iter().map(|(mark, _)| *mark).max_by_key(|mark| mark.step)?;
+        if active(Mutant::BaseOfLastGeneration) {
+            newest = Mark { step: self.base_step, digest: self.base_digest };
+        }
+        let holders =
+            states.iter().filter(|(mark, _)| *mark == newest || active(Mutant::HoldersNotAtBase));
         Some((newest, holders.map(|(_, session)| *session).collect()))
     }
 
@@ -349,9 +357,10 @@ impl Membership {
                 "worker {name} reported step {step} while others are {STEPS_AHEAD_MAX} steps behind"
             )));
         }
-        let Some(reports) = collect(&mut self.steps, self.seats.len(), step, rank, report) else {
-            return Ok(Taken::Partly);
-        };
+        let members = self.seats.len();
+        let needed = if active(Mutant::CommittedByMajority) { members / 2 + 1 } else { members };
+        let reports = collect(&mut self.steps, (members, needed), step, rank, report);
+        let Some(reports) = reports else { return Ok(Taken::Partly) };
         if reports.iter().any(|report| report.digest != reports[0].digest) {
             // Some of them are right; the step may count yet.
             self.steps.insert(step, reports.into_iter().map(Some).collect());
@@ -385,7 +394,11 @@ impl Membership {
                 "worker {name} evaluated step {step} after step {applied}"
             )));
         }
-        let Some(tallies) = collect(&mut self.tallies, self.seats.len(), step, rank, tally) else {
+        let earlier = self.tallies.get(&step).and_then(|tallies| tallies[rank]);
+        let earlier = earlier.filter(|_| active(Mutant::ShareCountedTwice));
+        let tally = earlier.and_then(|earlier| earlier.plus(tally)).unwrap_or(tally);
+        let all = (self.seats.len(), self.seats.len());
+        let Some(tallies) = collect(&mut self.tallies, all, step, rank, tally) else {
             return Ok(None);
         };
         let sum = tallies.into_iter().try_fold(Tally::default(), Tally::plus);
@@ -421,21 +434,22 @@ impl Membership {
     }
 }
 
-/// Puts one member's report beside the others'; returns all of them, by rank, when it was the last.
+/// Puts one member's report beside the others'; returns all of them, by rank, when it was the last that is needed.
 fn collect<T: Clone>(
     pending: &mut BTreeMap<u64, Vec<Option<T>>>,
-    members: usize,
+    (members, needed): (usize, usize),
     step: u64,
     rank: usize,
     report: T,
 ) -> Option<Vec<T>> {
     let reports = pending.entry(step).or_insert_with(|| vec![None; members]);
     reports[rank] = Some(report);
-    let complete: Option<Vec<T>> = reports.iter().cloned().collect();
-    if complete.is_some() {
-        pending.remove(&step);
+    let here: Vec<T> = reports.iter().flatten().cloned().collect();
+    if here.len() < needed {
+        return None;
     }
-    complete
+    pending.remove(&step);
+    Some(here)
 }
 
 /// Cuts `slices` into contiguous runs in rank order, so that the member that needs longest is done as early as possible.
@@ -456,7 +470,9 @@ pub fn share_slices(slices: u32, paces: &[Option<u64>]) -> Vec<Range<u32>> {
     let mut start = 0;
     let run = |count| {
         start += count;
-        start - count..start
+        let more = active(Mutant::SlicesOverlap) && start < slices;
+        let fewer = active(Mutant::SliceForgotten) && start == slices && slices > count;
+        start - count..start + u32::from(more) - u32::from(fewer)
     };
     counts.into_iter().map(run).collect()
 }

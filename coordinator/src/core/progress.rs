@@ -1,6 +1,7 @@
 //! What goes right: members get ready, steps are committed and evaluated, checkpoints are sealed, the job's end is agreed.
 
 use proto::identity::{Generation, JobId};
+use proto::mutant::{Mutant, active};
 
 use super::action::{Action, Level, Metric, Outcome, Plan, SealOrder, Shelf};
 use super::event::{Report, SessionId, StepDone, Tally};
@@ -32,7 +33,7 @@ impl Cluster {
         }
         // Late, not wrong: what an abandoned generation still had to say.
         let Some(membership) = &mut self.membership else { return };
-        if membership.generation != generation {
+        if membership.generation != generation && !active(Mutant::StaleReportCounted) {
             return;
         }
         membership.last_progress = clock;
@@ -123,7 +124,7 @@ impl Cluster {
         };
         let (id, generation) = (membership.job.clone(), membership.generation);
         let Some(job) = self.job_mut(&id) else { return Ok(()) };
-        if agreed.step <= job.watermark.step {
+        if agreed.step <= job.watermark.step && !active(Mutant::CommittedAgain) {
             // Committed in an earlier life of the coordinator, which ended before it published the step.
             self.publish_step(&id, agreed);
             return Ok(());
@@ -134,6 +135,9 @@ impl Cluster {
         self.settle_dispute(&id, &agreed);
         self.name_stragglers(&id);
         self.publish_step(&id, agreed);
+        if active(Mutant::AcknowledgedTooEarly) {
+            self.acknowledge();
+        }
         self.seal_due(&id);
         Ok(())
     }
@@ -183,7 +187,9 @@ impl Cluster {
     fn take_tally(&mut self, rank: usize, step: u64, tally: Tally) -> Result<(), Contradiction> {
         let Some(membership) = &mut self.membership else { return Ok(()) };
         let id = membership.job.clone();
-        let known = |job: &JobRun| job.id == id && job.evaluations.contains_key(&step);
+        let known = |job: &JobRun| {
+            job.id == id && job.evaluations.contains_key(&step) && !active(Mutant::EvaluatedAgain)
+        };
         if self.jobs.iter().any(known) {
             // Repeated after a break of its stream.
             return Ok(());
@@ -232,8 +238,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Lets the members go when all have finished and their last checkpoint is here. After a break of their streams they may
-    /// have to send it once more.
+    /// Lets the members go when all have finished and their last checkpoint is sealed: until then the state is theirs alone.
+    /// After a break of their streams they may have to send it once more.
     pub(super) fn end_generation(&mut self) {
         let Some(membership) = &self.membership else { return };
         let Some((step, model_sha256, since)) = membership.ended.clone() else { return };
@@ -241,7 +247,9 @@ impl Cluster {
         let Some(job) = self.job(&id) else { return };
         let given_up = job.given_up.as_ref().is_some_and(|(given_up, _)| *given_up == step);
         let waited = self.clock.saturating_sub(since) > LAST_CHECKPOINT_WITHIN;
-        if !(job.is_on_disk(step) || given_up || waited) {
+        let hurries = active(Mutant::EndedWithoutCheckpoint);
+        let sealed = job.checkpoints.last().is_some_and(|newest| newest.step >= step);
+        if !(sealed || given_up || waited || hurries) {
             return;
         }
         let outcome = match &job.halted {
@@ -267,7 +275,9 @@ impl Cluster {
     pub(super) fn close_generation(&mut self) -> Option<Membership> {
         self.count_training();
         let membership = self.membership.take()?;
-        self.push(Action::CloseUploads { generation: membership.generation });
+        if !active(Mutant::UploadsLeftOpen) {
+            self.push(Action::CloseUploads { generation: membership.generation });
+        }
         if let Some(job) = self.job_mut(&membership.job) {
             job.assembled.clear();
         }
@@ -307,7 +317,8 @@ impl Cluster {
             job.assembled.iter().copied().filter(|&step| job.ready_to_seal(step)).collect();
         let mut orders = Vec::new();
         for step in due {
-            let Some(digest) = job.committed_digest(step) else { continue };
+            let early = job.watermark.digest.filter(|_| active(Mutant::CheckpointOfUncommitted));
+            let Some(digest) = job.committed_digest(step).or(early) else { continue };
             job.assembled.remove(&step);
             job.sealing.insert(step);
             orders.push(SealOrder {
@@ -346,6 +357,7 @@ impl Cluster {
         self.push(Action::Journal(Record::Sealed { job: id.to_string(), entry, removed }));
         self.push(Action::Retain { job: id.clone(), shelf });
         self.log(Some(id), Level::Info, text);
+        self.end_generation();
         self.settle(id);
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proto::Job;
 use proto::identity::{Generation, Incarnation, JobId, Name, hex, unhex};
 use proto::manifest::Evaluation;
+use proto::mutant::{Mutant, active};
 use proto::wire::v1::{Phase, Split};
 use serde::{Deserialize, Serialize};
 
@@ -171,7 +172,9 @@ impl Cluster {
                 members,
             } => {
                 let generation = Generation(*generation);
-                self.burn(generation);
+                if !active(Mutant::GenerationReused) {
+                    self.burn(generation);
+                }
                 let run = self.replayed(job)?;
                 run.device_kind = Some(device_kind.clone());
                 run.stage = Stage::Active;
@@ -194,6 +197,9 @@ impl Cluster {
             }
             Record::Committed { job, step, digest, skipped, .. } => {
                 let digest = parse_digest(digest)?;
+                if active(Mutant::WatermarkForgotten) {
+                    return Ok(());
+                }
                 self.replayed(job)?.commit(*step, digest, skipped.is_some());
                 let current = self.membership.as_mut().filter(|m| m.job.as_str() == job);
                 for seat in current.into_iter().flat_map(|membership| &mut membership.seats) {
@@ -201,7 +207,9 @@ impl Cluster {
                 }
             }
             Record::Evaluated { job, step, evaluation } => {
-                self.replayed(job)?.evaluations.insert(*step, *evaluation);
+                if !active(Mutant::EvaluationsForgotten) {
+                    self.replayed(job)?.evaluations.insert(*step, *evaluation);
+                }
             }
             Record::Sealed { job, entry, .. } => {
                 let run = self.replayed(job)?;
@@ -292,7 +300,8 @@ impl End {
 
 /// Where a job with these checkpoints starts from.
 pub(crate) fn base_of(checkpoints: &[CheckpointEntry]) -> Result<Mark, ReplayError> {
-    match checkpoints.last() {
+    let oldest = active(Mutant::OldestCheckpointTaken);
+    match if oldest { checkpoints.first() } else { checkpoints.last() } {
         Some(entry) => Ok(Mark { step: entry.step, digest: Some(parse_digest(&entry.digest)?) }),
         None => Ok(Mark { step: 0, digest: None }),
     }

@@ -5,6 +5,7 @@
 //! `seal_generation` begins it; every event may complete it (`reform`). Growth goes the same way (`grow`).
 
 use proto::identity::{JobId, Name};
+use proto::mutant::{Mutant, active};
 
 use super::action::{Action, Level, Plan, Redo};
 use super::event::SessionId;
@@ -53,8 +54,9 @@ impl Cluster {
             }
             None => return self.orphaned(&id),
         };
-        if base.step < job.watermark.step {
-            let (step, held) = (job.watermark.step, base.step);
+        let watermark = job.watermark;
+        if base.step < watermark.step && !active(Mutant::BaseOfLastGeneration) {
+            let (step, held) = (watermark.step, base.step);
             let line = format!(
                 "step {step} was committed, but the newest state that a worker holds is that of step {held}"
             );
@@ -82,6 +84,7 @@ impl Cluster {
             return self.reform();
         }
         self.commit_base(&id, base);
+        let base = if active(Mutant::BaseBehindHolders) { watermark } else { base };
         self.close_generation();
         self.form(&id, base, &holders, &crew);
     }
@@ -149,7 +152,9 @@ impl Cluster {
         let Some(digest) = base.digest else { return };
         let watermark = job.watermark.step;
         // What an earlier life of the coordinator committed may not be published yet.
-        let steps = membership.published.min(watermark) + 1..=base.step;
+        let skips = active(Mutant::UnpublishedSkipped);
+        let published = if skips { watermark } else { membership.published.min(watermark) };
+        let steps = published + 1..=base.step;
         let steps: Vec<(bool, Agreed)> = steps
             .map(|step| {
                 // Only the newest can be unknown: steps are applied in lockstep.
@@ -175,8 +180,11 @@ impl Cluster {
             return Redo::default();
         }
         let due = job.timeline.evaluates_after(base.step);
-        let evaluation = due && !job.evaluations.contains_key(&base.step);
+        let evaluation = due
+            && !job.evaluations.contains_key(&base.step)
+            && !active(Mutant::EvaluationNotRedone);
         let lost = job.unsealed.keys().any(|&step| step <= base.step && !job.is_on_disk(step));
+        let lost = lost && !active(Mutant::CheckpointNotRedone);
         Redo { evaluation, checkpoint: lost && !job.is_on_disk(base.step) }
     }
 
@@ -236,11 +244,10 @@ impl Cluster {
             return self.end(id, Outcome::Failed { cause: Cause::Worker, reason: line });
         }
         // They may be alive, out of reach, and further than any checkpoint.
-        let Some(Progress::Sealing { since, .. }) = self.membership.as_ref().map(|m| m.progress)
-        else {
+        let Some(since) = self.membership.as_ref().map(|membership| membership.last_loss) else {
             return;
         };
-        if self.clock.saturating_sub(since) < RETURN_WITHIN {
+        if self.clock.saturating_sub(since) < RETURN_WITHIN && !active(Mutant::NoTimeToReturn) {
             return;
         }
         let text = format!("no worker is left that holds the state of job {id}: {newest}");

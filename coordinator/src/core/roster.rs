@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::identity::{Incarnation, JobId, Name};
+use proto::mutant::{Mutant, active};
 use proto::wire::WORKERS_MAX;
 use proto::wire::v1::Phase;
 
@@ -72,6 +73,7 @@ impl Roster {
     ) -> Result<(), JoinRefusal> {
         let own = |session: &&SessionId| {
             self.workers.get(session).is_some_and(|old| old.incarnation == candidate.incarnation)
+                || active(Mutant::NameTakenOver)
         };
         if let Some(&old) = self.names.get(&candidate.name).filter(own) {
             // The same process on a new stream: the end of the old one is still on its way.
@@ -142,8 +144,8 @@ impl Roster {
         let mut kinds: BTreeMap<&str, Vec<&Worker>> = BTreeMap::new();
         let fits = |worker: &&Worker| {
             !worker.dismissed
-                && !worker.leaving
-                && !excluded.contains(&worker.incarnation)
+                && (!worker.leaving || active(Mutant::LeavingTakenAgain))
+                && (!excluded.contains(&worker.incarnation) || active(Mutant::ExcludedTakenAgain))
                 && kind.is_none_or(|kind| kind == worker.device_kind)
         };
         for worker in self.iter().filter(fits) {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use proto::identity::JobId;
+use proto::mutant::{Mutant, active};
 
 use super::action::{Action, Answer, Level, Outcome, Plan, StopRefusal, SubmitRefusal};
 use super::event::{BaseSearch, Ticket};
@@ -158,7 +159,9 @@ impl Cluster {
         };
         let complete = step >= job.total_steps();
         self.push(Action::Journal(record));
-        self.push(Action::CutHistory { job: id.clone(), step });
+        if !active(Mutant::RewoundMetricsKept) {
+            self.push(Action::CutHistory { job: id.clone(), step });
+        }
         let text = match step {
             0 => format!("job {id} has no checkpoint yet; it starts from the beginning"),
             _ => format!("job {id} goes on from its checkpoint of step {step}"),
