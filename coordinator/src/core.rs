@@ -3,8 +3,8 @@
 //!
 //! In reading order: `event` and `action` (its language), `job` and `roster` and `membership` (what it remembers), `submit` (jobs come
 //! and go), `progress` (steps are committed, checkpoints sealed), `loss` (what went wrong, and whose fault it was), `guard` (what must not go on silently), `recovery`
-//! (what is done about it), `quarantine` (images that can't be decoded), `record` (what outlives the process), `view` (what
-//! people see).
+//! (what is done about it), `quarantine` (images that can't be decoded), `ledger` (what proves how it went), `record`
+//! (what outlives the process), `view` (what people see).
 //!
 //! A job outlives its generations: `Membership` is dropped as a whole, and the next one is formed by `schedule`.
 
@@ -19,6 +19,7 @@ mod loss;
 mod guard;
 mod quarantine;
 mod recovery;
+mod ledger;
 mod record;
 mod view;
 
@@ -36,7 +37,7 @@ pub use job::{
 };
 pub use membership::share_slices;
 pub use quarantine::BadCounts;
-pub use record::{End, MemberRecord, Record, ReplayError};
+pub use record::{End, MemberRecord, Parting, Record, ReplayError};
 pub use view::JobView;
 
 use job::{JobRun, Stage};
@@ -251,6 +252,10 @@ impl Cluster {
         {
             job.unsealed.insert(base.step, digest);
         }
+        let seats: Vec<MemberRecord> = membership.seats.iter().map(MemberRecord::from).collect();
+        if let Some(job) = self.job_mut(id) {
+            job.chain.form(generation.0, base.step, &seats);
+        }
         self.push(Action::Journal(Record::Formed {
             job: id.to_string(),
             generation: generation.0,
@@ -258,7 +263,7 @@ impl Cluster {
             base_step: base.step,
             base_digest: base.digest.map(|digest| digest.to_string()),
             carried,
-            members: membership.seats.iter().map(MemberRecord::from).collect(),
+            members: seats,
         }));
         let count = members.len() as u32;
         self.push(Action::OpenUploads { job: id.clone(), generation, members: count });

@@ -214,7 +214,10 @@ impl Checker {
                 self.refusals.clear();
                 Ok(())
             }
-            Record::Submitted { .. } | Record::Quarantined { .. } | Record::Ended { .. } => Ok(()),
+            Record::Submitted { .. }
+            | Record::Parted { .. }
+            | Record::Quarantined { .. }
+            | Record::Ended { .. } => Ok(()),
         }
     }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::action::Outcome;
 use super::event::{Digest, Ticket};
 use super::guard::Dispute;
+use super::ledger::Chain;
 use super::quarantine::Quarantine;
 
 /// What is trained.
@@ -174,6 +175,7 @@ pub(crate) struct JobRun {
     pub(crate) id: JobId,
     pub(crate) spec: JobSpec,
     pub(crate) timeline: Timeline,
+    pub(crate) chain: Chain,
     pub(crate) workers: u32,
     pub(crate) policy: Policy,
     pub(crate) shortage: Shortage,
@@ -229,6 +231,7 @@ impl JobRun {
         let timeline = Timeline::new(&submission.spec.job, submission.spec.dataset.train_len);
         let start = Mark { step: 0, digest: None };
         JobRun {
+            chain: Chain::begin(&id, &submission.spec),
             id,
             spec: submission.spec,
             timeline,

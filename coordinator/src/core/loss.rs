@@ -9,6 +9,7 @@ use super::action::{Action, Level, Outcome, Plan};
 use super::event::{Candidate, SessionId, Trouble};
 use super::job::{Shortage, Stage};
 use super::membership::{Away, Complaint, Membership, Progress, Seat, Standing};
+use super::record::Parting;
 use super::roster::{Warmth, Worker};
 use super::{Cause, Cluster, Generation, LOST_AFTER, PROGRESS_WITHIN, READY_WITHIN, SEAL_WITHIN};
 
@@ -122,6 +123,9 @@ impl Cluster {
         let id = membership.job.clone();
         let place = self.last_place(&worker);
         let line = format!("worker {name} leaves {place}: {reason}");
+        if let Some(rank) = self.membership.as_ref().and_then(|m| m.rank_of(session)) {
+            self.record_parting(rank, Parting::Left, &line);
+        }
         self.say_loss(&id, Level::Info, line);
         self.seal_generation();
     }
@@ -142,6 +146,7 @@ impl Cluster {
         membership.seats[rank].standing = Standing::Lost;
         membership.last_loss = clock;
         let id = membership.job.clone();
+        self.record_parting(rank, Parting::Lost, &line);
         self.say_loss(&id, Level::Warn, line);
         self.seal_generation();
     }
@@ -253,6 +258,7 @@ impl Cluster {
         let Some(job) = self.job_mut(&id) else { return };
         job.excluded.insert(incarnation);
         let nobody_else = job.shortage == Shortage::Fail;
+        self.record_parting(rank, Parting::Lost, &line);
         let plan = Plan::Abandon { reason: "it can't take part".to_owned() };
         self.push(Action::Send { session, generation, plan });
         // On one machine what one process can't read, none can.

@@ -142,21 +142,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// The step counts from now on.
-    pub(super) fn commit(&mut self, id: &JobId, generation: Generation, agreed: &Agreed) {
-        let Some(job) = self.job_mut(id) else { return };
-        job.commit(agreed.step, agreed.digest, agreed.skipped.is_some());
-        job.trained_steps += 1;
-        job.loss = Some(agreed.loss).filter(|loss| loss.is_finite()).or(job.loss);
-        self.push(Action::Journal(Record::Committed {
-            job: id.to_string(),
-            generation: generation.0,
-            step: agreed.step,
-            digest: agreed.digest.to_string(),
-            skipped: agreed.skipped.clone(),
-        }));
-    }
-
     pub(super) fn publish_step(&mut self, id: &JobId, agreed: Agreed) {
         let Some(job) = self.job(id) else { return };
         let samples = job.spec.job.train.batch as u64;

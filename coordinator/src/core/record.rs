@@ -66,9 +66,21 @@ pub enum Record {
         generation: u64,
         step: u64,
         digest: String,
+        /// Hex: the ledger's link to everything before.
+        chain: String,
         /// Nobody applied it; its samples are used up all the same.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         skipped: Option<String>,
+    },
+    /// A member of the generation went away.
+    Parted {
+        job: String,
+        generation: u64,
+        worker: String,
+        incarnation: String,
+        parting: Parting,
+        /// What the log says of it.
+        line: String,
     },
     Evaluated {
         job: String,
@@ -103,6 +115,15 @@ pub struct MemberRecord {
     pub address: String,
     pub first_slice: u32,
     pub slice_count: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Parting {
+    /// It died, was silent, or could not go on.
+    Lost,
+    /// It asked to leave.
+    Left,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,6 +200,7 @@ impl Cluster {
                 run.device_kind = Some(device_kind.clone());
                 run.stage = Stage::Active;
                 run.generation = generation;
+                run.chain.form(generation.0, *base_step, members);
                 let id = run.id.clone();
                 let digest = base_digest.as_deref().map(parse_digest).transpose()?;
                 let base = Mark { step: *base_step, digest };
@@ -192,20 +214,25 @@ impl Cluster {
                 let run = self.replayed(job)?;
                 run.checkpoints = checkpoints.clone();
                 run.rewind(base);
+                run.chain.resume(base.step);
                 (run.workers, run.policy, run.shortage) = (*workers, *policy, *shortage);
                 run.stage = Stage::Queued;
             }
-            Record::Committed { job, step, digest, skipped, .. } => {
+            Record::Committed { job, step, digest, chain, skipped, .. } => {
                 let digest = parse_digest(digest)?;
                 if active(Mutant::WatermarkForgotten) {
                     return Ok(());
                 }
-                self.replayed(job)?.commit(*step, digest, skipped.is_some());
+                let run = self.replayed(job)?;
+                run.commit(*step, digest, skipped.is_some());
+                run.chain.read(chain);
                 let current = self.membership.as_mut().filter(|m| m.job.as_str() == job);
                 for seat in current.into_iter().flat_map(|membership| &mut membership.seats) {
                     seat.applied = seat.applied.max(*step);
                 }
             }
+            // Its generation is over, or goes on: that is decided anew.
+            Record::Parted { .. } => {}
             Record::Evaluated { job, step, evaluation } => {
                 if !active(Mutant::EvaluationsForgotten) {
                     self.replayed(job)?.evaluations.insert(*step, *evaluation);

@@ -142,6 +142,7 @@ impl Cluster {
         let Ok(base) = base_of(&entries) else { return };
         let is_new = job.device_kind.is_none();
         job.rewind(base);
+        job.chain.resume(base.step);
         for entry in &entries {
             if let Some(evaluation) = entry.evaluation {
                 job.evaluations.insert(entry.step, evaluation);

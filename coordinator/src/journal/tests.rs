@@ -7,8 +7,8 @@ use tempfile::TempDir;
 use super::*;
 
 fn record(step: u64) -> Record {
-    let (job, digest) = ("digits-1".to_owned(), "ab".to_owned());
-    Record::Committed { job, generation: 3, step, digest, skipped: None }
+    let (job, digest, chain) = ("digits-1".to_owned(), "ab".to_owned(), "cd".to_owned());
+    Record::Committed { job, generation: 3, step, digest, chain, skipped: None }
 }
 
 /// A folder with a journal of three frames and five records.
