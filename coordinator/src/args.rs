@@ -49,6 +49,8 @@ pub enum Command {
     /// List a job's checkpoints.
     #[command(after_help = "Example:\n  coordinator checkpoints digits-1 --state runs/digits")]
     Checkpoints(JobArgs),
+    /// Prove from the state directory that every sample was used once, and every checkpoint is what it says.
+    Verify(VerifyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -186,6 +188,19 @@ pub struct JobArgs {
     pub job: String,
     #[command(flatten)]
     pub connection: Connection,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  coordinator verify digits-1 --state runs/digits")]
+pub struct VerifyArgs {
+    /// The job's id, as `coordinator jobs` shows it.
+    pub job: String,
+    /// The state directory; a coordinator may be using it.
+    #[arg(long, default_value = DEFAULT_STATE, value_name = "DIR")]
+    pub state: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 const DEFAULT_STATE: &str = "coordinator-state";

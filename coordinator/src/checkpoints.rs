@@ -22,6 +22,7 @@ pub use header::FileSpec;
 pub use initial::{InitialError, copy_of, keep_copy, read_facts, verify_copy};
 pub use seal::seal;
 pub use shelf::{Index, retain};
+pub(crate) use verify::list;
 pub use verify::{Damage, Whole, find_base, read_manifest, verify};
 
 /// Folder of a job's checkpoints.

@@ -7,6 +7,7 @@ mod start;
 mod submit;
 mod logs;
 mod stop;
+mod verify;
 mod train;
 
 use proto::exit::ExitCode;
@@ -46,6 +47,7 @@ pub async fn run(cli: Cli, terminal: &Terminal) -> Result<Exit, Failure> {
         Command::Logs(args) => logs::logs(&args).await,
         Command::Stop(args) => stop::stop(&args).await,
         Command::Checkpoints(args) => show::checkpoints(&args).await,
+        Command::Verify(args) => verify::run(&args).await,
     }
 }
 

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod logs;
 mod store;
 pub mod driver;
+pub mod verify;
 pub mod intake;
 pub mod service;
 pub mod terminal;

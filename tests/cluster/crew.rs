@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cluster_tests::{ControlPlane, JobFile, Running, Signal, Train, send};
+use cluster_tests::{ControlPlane, JobFile, Running, Signal, Train, send, verified};
 
 use crate::bits::{model_sha256, steps_in_metrics};
 use crate::operators::follow;
@@ -16,11 +16,20 @@ fn begin(plane: &mut ControlPlane, folder: &std::path::Path) -> (Running, std::p
     (first, job)
 }
 
-fn expect_bits_of(job: &std::path::Path, folder: &std::path::Path, plane: &ControlPlane) {
+/// The bits of an undisturbed run; and, while the coordinator runs, a proof that names who came and went.
+fn expect_bits_of(
+    job: &std::path::Path,
+    folder: &std::path::Path,
+    plane: &ControlPlane,
+    comings: &str,
+) {
     let followed = follow(plane, "digits-1");
     let expected = model_sha256(&Train::new(job, &folder.join("whole")).spawn().finish(LIMIT));
     let finished = followed.stdout.lines().last().unwrap();
     assert!(finished.ends_with(&format!("model sha256 {expected}")), "{finished}");
+    let proof = verified(&plane.state, "digits-1");
+    let end = format!("each once; {comings}; final weights sha256 {expected}\n");
+    assert!(proof.ends_with(&end), "{end:?} is not the end of:\n{proof}");
 }
 
 #[test]
@@ -34,7 +43,7 @@ fn workers_that_join_in_the_middle_take_part() {
     plane.running.wait_for(&["trains with 2 workers"], LIMIT);
     let _others = [plane.worker("w3"), plane.worker("w4")];
     plane.running.wait_for(&["trains with 4 workers"], LIMIT);
-    expect_bits_of(&job, folder.path(), &plane);
+    expect_bits_of(&job, folder.path(), &plane, "0 losses, 3 joins");
 }
 
 #[test]
@@ -51,7 +60,7 @@ fn a_worker_that_is_asked_to_end_leaves_in_good_order() {
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     let (line, _) = plane.running.wait_for(&["worker w1 leaves"], LIMIT);
     assert!(line.contains("continuing with 1 worker"), "{line}");
-    expect_bits_of(&job, folder.path(), &plane);
+    expect_bits_of(&job, folder.path(), &plane, "0 losses, 1 leave, 1 join");
 }
 
 #[test]
@@ -72,7 +81,7 @@ fn a_job_that_waits_for_a_worker_keeps_its_state_in_the_others() {
     assert!(status.contains("waiting for 1 more worker"), "{status}");
     let _third = plane.worker("w3");
     plane.running.wait_for(&["on w2", "w3"], LIMIT);
-    expect_bits_of(&job, folder.path(), &plane);
+    expect_bits_of(&job, folder.path(), &plane, "1 loss, 1 join");
 }
 
 #[test]
@@ -85,7 +94,7 @@ fn when_nobody_is_left_the_newest_checkpoint_is_gone_on_from() {
     plane.running.wait_for(&["no worker holds the state any more"], LIMIT);
     let _second = plane.worker("w2");
     plane.running.wait_for(&["goes on from its checkpoint of step"], LIMIT);
-    expect_bits_of(&job, folder.path(), &plane);
+    expect_bits_of(&job, folder.path(), &plane, "1 loss, 0 joins");
 }
 
 #[test]
@@ -113,6 +122,7 @@ fn workers_train_on_while_the_coordinator_is_away() {
     let finished = followed.stdout.lines().last().unwrap();
     assert!(finished.ends_with(&format!("model sha256 {expected}")), "{finished}");
     assert_eq!(steps_in_metrics(&state), (1..=1348).collect::<Vec<u64>>());
+    assert!(verified(&state, "digits-1").contains("0 losses, 0 joins; final weights"));
 }
 
 /// A run of these jobs takes seconds; a machine under load gets far more.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cluster_tests::{JobFile, Signal, Train, send};
+use cluster_tests::{JobFile, Signal, Train, send, verified};
 
 use crate::bits::{model_sha256, steps_in_metrics};
 
@@ -30,6 +30,14 @@ fn killed_workers_are_named_and_the_others_end_with_the_same_bits() {
     let named: Vec<&str> = ended.stderr.lines().filter(names).collect();
     assert_eq!(named.len(), 3, "{named:?}");
     assert_eq!(steps_in_metrics(&folder.path().join("killed")), (1..=270).collect::<Vec<u64>>());
+    let proof = verified(&folder.path().join("killed"), "digits-1");
+    let end =
+        format!("each once; 3 losses, 0 joins; final weights sha256 {}\n", model_sha256(&ended));
+    assert!(proof.ends_with(&end), "{proof}");
+    for line in named {
+        let words = line.split("worker ").nth(1).and_then(|rest| rest.split("; ").next()).unwrap();
+        assert!(proof.contains(words), "{words:?} is not in:\n{proof}");
+    }
 }
 
 #[test]
@@ -83,6 +91,7 @@ fn the_last_workers_death_stops_the_run_and_the_same_command_goes_on() {
     assert_eq!(ended.code, Some(4), "{}", ended.stderr);
     let resumed = train.spawn().finish(LIMIT);
     assert_eq!(model_sha256(&resumed), model_sha256(&undisturbed));
+    assert!(verified(&train.state, "digits-1").contains("1 loss, 0 joins; final"));
 }
 
 #[test]
@@ -95,9 +104,11 @@ fn an_interrupt_stops_all_workers_after_the_same_step_and_the_run_can_be_resumed
     running.signal(Signal::INT);
     let ended = running.finish(LIMIT);
     assert_eq!(ended.code, Some(130), "{}\n{}", ended.stdout, ended.stderr);
+    assert!(verified(&train.state, "digits-1").contains("not finished, at step"));
     let resumed = train.spawn().finish(LIMIT);
     let undisturbed = Train::new(&job, &folder.path().join("whole")).spawn().finish(LIMIT);
     assert_eq!(model_sha256(&resumed), model_sha256(&undisturbed));
+    verified(&train.state, "digits-1");
 }
 
 const LIMIT: Duration = Duration::from_secs(120);

@@ -4,7 +4,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use cluster_tests::{ControlPlane, JobFile, Running, Signal, Train, Watched, join};
+use cluster_tests::{ControlPlane, JobFile, Running, Signal, Train, Watched, join, verified};
 
 use crate::bits::model_sha256;
 use crate::operators::follow;
@@ -34,6 +34,7 @@ fn the_workers_of_a_killed_coordinator_end_by_themselves_and_the_run_can_be_resu
     let resumed = train.spawn().finish(LIMIT);
     assert!(resumed.stderr.contains("goes on from its checkpoint"), "{}", resumed.stderr);
     assert_eq!(model_sha256(&resumed), model_sha256(&undisturbed));
+    assert!(verified(&train.state, "digits-1").contains("went back to the checkpoint"));
 }
 
 #[test]
@@ -99,6 +100,7 @@ fn a_job_goes_on_when_its_coordinator_is_back_and_after_it_was_stopped() {
     plane.submit(&job, 2);
     let finished = follow(&plane, "digits-1").stdout;
     assert!(finished.lines().last().unwrap().ends_with(&model_sha256(&undisturbed)), "{finished}");
+    verified(&state, "digits-1");
 }
 
 #[test]

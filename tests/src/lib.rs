@@ -12,5 +12,5 @@ pub use job::{JobFile, digits_folder};
 pub use mounted::Mounted;
 pub use plane::{ControlPlane, join};
 pub use process::{Ended, Running, Watched, send};
-pub use programs::{Train, coordinator, worker};
+pub use programs::{Train, coordinator, verified, worker};
 pub use rustix::process::Signal;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use crate::process::Running;
 
@@ -42,6 +43,17 @@ impl Train {
         }
         Running::spawn(command)
     }
+}
+
+/// What `coordinator verify` says of a job; it must find nothing wrong.
+pub fn verified(state: &Path, job: &str) -> String {
+    let mut command = coordinator(&["verify", job, "--state"]);
+    command.arg(state);
+    let ended = Running::spawn(command).finish(VERIFY_LIMIT);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    let whole = "1437/1437 samples per epoch, each once";
+    assert!(ended.stdout.contains(whole), "{whole:?} is not in:\n{}", ended.stdout);
+    ended.stdout
 }
 
 fn command(program: &str, args: &[&str]) -> Command {
@@ -100,6 +112,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the workspace")
 }
 
+/// It takes moments; a machine under load gets far more.
+const VERIFY_LIMIT: Duration = Duration::from_secs(60);
 const PROGRAMS: [&str; 2] = ["coordinator", "worker"];
 const SOURCES: [&str; 6] =
     ["coordinator/src", "worker/src", "dataset/src", "kernels/src", "proto/src", "proto/cluster"];

@@ -138,7 +138,7 @@ pub fn find_base(folder: &Path, job: &JobId, spec: &JobSpec) -> BaseSearch {
 }
 
 /// Steps of the sealed checkpoints, ascending.
-pub(super) fn list(folder: &Path) -> io::Result<Vec<u64>> {
+pub(crate) fn list(folder: &Path) -> io::Result<Vec<u64>> {
     let mut steps = Vec::new();
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
