@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use proto::wire::v1;
 
+use crate::chaos::Plan;
 use crate::core::Policy;
 
 /// Trains ResNets on a cluster: starts and watches training runs.
@@ -70,6 +71,14 @@ pub struct TrainArgs {
     /// Start over even if the same job has been run here before. Deletes nothing.
     #[arg(long)]
     pub fresh: bool,
+    /// Do faults to the run: kill, pause, leave and coordinator, each with the mean time between two of them, such as
+    /// "kill 5s, pause 20s, coordinator 30s". A worker that holds the only state is spared. Ends with `verify`, how long
+    /// each kind of fault held the run up, and what was lost by it.
+    #[arg(long, value_name = "FAULTS")]
+    pub chaos: Option<Plan>,
+    /// The times, victims and lengths of the faults are functions of this number.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "chaos")]
+    pub chaos_seed: u64,
     #[command(flatten)]
     pub policy: PolicyArgs,
 }

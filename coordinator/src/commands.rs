@@ -9,6 +9,7 @@ mod logs;
 mod stop;
 mod verify;
 mod train;
+mod chaos;
 
 use proto::exit::ExitCode;
 

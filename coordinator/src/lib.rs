@@ -22,6 +22,7 @@ pub mod verify;
 pub mod intake;
 pub mod service;
 pub mod terminal;
+pub mod chaos;
 pub mod local;
 pub mod args;
 pub mod commands;

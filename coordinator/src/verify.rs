@@ -143,7 +143,7 @@ fn read(state: &Path, job: &JobId) -> Result<Account, VerifyError> {
 fn read_journal(path: &Path, job: &JobId) -> Result<(Option<Lineage>, u64), Violation> {
     let mut frames = Frames::open(path).map_err(Violation::Frame)?;
     let (mut lineage, mut newest, mut record) = (None, 0, 0);
-    while let Some(Frame { at, payload }) = frames.next().map_err(Violation::Frame)? {
+    while let Some(Frame { at, payload }) = frames.next_frame().map_err(Violation::Frame)? {
         let unreadable = |error: serde_json::Error| {
             let flaw = Flaw::Unreadable { what: "record", problem: error.to_string() };
             Violation::Record { record: record + 1, at, flaw }

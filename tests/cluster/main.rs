@@ -3,6 +3,7 @@
 
 mod bits;
 mod averages;
+mod chaos;
 mod crew;
 mod guards;
 mod loss;

@@ -6,7 +6,7 @@ use proto::exit::ExitCode;
 use proto::manifest::{EMA_FILE, folder_name};
 
 use super::output::{accuracy, line};
-use super::{Exit, Failure};
+use super::{Exit, Failure, chaos};
 use crate::args::TrainArgs;
 use crate::checkpoints;
 use crate::core::{Cause, JobView, Outcome};
@@ -16,6 +16,9 @@ use crate::local::{CrewPlan, Local, LocalEnd, LocalError, worker_program};
 use crate::terminal::Terminal;
 
 pub(super) async fn train(args: &TrainArgs, terminal: &Terminal) -> Result<Exit, Failure> {
+    if let Some(plan) = &args.chaos {
+        return chaos::train(args, plan, threads(args)).await;
+    }
     let (text, folder) = intake::read_job_file(&args.job)?;
     let read = tokio::task::spawn_blocking(move || intake::read_job(&text, &folder)).await;
     let spec = read.map_err(|error| Failure::new(ExitCode::Failure, error.to_string()))??;

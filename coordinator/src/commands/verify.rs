@@ -32,8 +32,10 @@ pub(super) async fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
 }
 
 fn show(account: &Account) -> std::io::Result<()> {
-    let Account { job, steps, total_steps, generations, .. } = account;
+    let Account { job, steps, total_steps, generations, epochs, .. } = account;
     line(&format!("job {job}: {steps} of {total_steps} steps, by {generations} generations"))?;
+    let (whole, begun) = (epochs.whole, epochs.begun);
+    line(&format!("samples: {whole} whole epochs, and {begun} samples of the next"))?;
     for departure in &account.departures {
         line(&format!("  generation {}: {}", departure.generation, departure.line))?;
     }
@@ -58,15 +60,9 @@ fn show(account: &Account) -> std::io::Result<()> {
 /// "1437/1437 samples per epoch, each once; 3 losses, 2 joins; final weights sha256 ...".
 pub(super) fn conclusion(account: &Account) -> String {
     let Account { train_len, epochs, .. } = account;
-    let mut parts = vec![match (epochs.whole, epochs.begun) {
-        (0, begun) => format!("{begun}/{train_len} samples of the first epoch, each once"),
-        (_, 0) => format!("{train_len}/{train_len} samples per epoch, each once"),
-        (whole, begun) => {
-            let next = whole + 1;
-            format!(
-                "{train_len}/{train_len} samples per epoch, each once, and {begun} of epoch {next}"
-            )
-        }
+    let mut parts = vec![match epochs.whole {
+        0 => format!("{}/{train_len} samples of the first epoch, each once", epochs.begun),
+        _ => format!("{train_len}/{train_len} samples per epoch, each once"),
     }];
     let left = account.departures.iter().filter(|gone| gone.parting == Parting::Left).count();
     let lost = account.departures.len() - left;
@@ -76,7 +72,7 @@ pub(super) fn conclusion(account: &Account) -> String {
     parts.push(comings.join(", "));
     let more = [
         (account.skipped, "skipped step", "skipped steps"),
-        (account.replaced, REPLACED.0, REPLACED.1),
+        (account.replaced, "replaced image", "replaced images"),
     ];
     let more = more.into_iter().filter(|(count, ..)| *count > 0);
     parts.extend(more.map(|(count, one, many)| counted(count as usize, one, many)));
@@ -100,5 +96,3 @@ impl From<VerifyError> for Failure {
         Failure::new(code, error.to_string())
     }
 }
-
-const REPLACED: (&str, &str) = ("sample replaced in each epoch", "samples replaced in each epoch");

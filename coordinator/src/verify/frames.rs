@@ -1,6 +1,6 @@
 //! The journal's frames, one at a time, each proved to follow the one before: CRC-32 and hash chain, as `journal` describes
 //! them, read by code of its own. Touches nothing, so that it may be used while a coordinator appends: a frame that is being
-//! written is not there yet, and `next` finds it later.
+//! written is not there yet, and `next_frame` finds it later.
 
 use std::fs::File;
 use std::io;
@@ -57,7 +57,7 @@ impl Frames {
     }
 
     /// The next frame; `None` when no whole one follows, for now.
-    pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let at = self.at;
         let head = self.bytes(at, HEAD)?;
         let Some(len) = payload_len(&head) else { return Ok(None) };

@@ -156,8 +156,9 @@ fn damaged_and_missing_frames_are_named_by_their_place() {
     let path = run.state.path().join("journal");
     let whole = std::fs::read(&path).unwrap();
     let mut frames = Frames::open(&path).unwrap();
-    let starts: Vec<usize> =
-        std::iter::from_fn(|| frames.next().unwrap()).map(|frame| frame.at as usize).collect();
+    let starts: Vec<usize> = std::iter::from_fn(|| frames.next_frame().unwrap())
+        .map(|frame| frame.at as usize)
+        .collect();
     let (from, to) = (starts[5], starts[6]);
     let mut flipped = whole.clone();
     flipped[from + 30] ^= 1;

@@ -1,0 +1,93 @@
+//! What happens to a job, as its coordinator puts it on record: read from the journal while it grows, by the code that `verify`
+//! trusts. A coordinator that is away adds nothing for a while; nothing else changes for the reader.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
+
+use crate::verify::{End, Entry, FrameError, Frames};
+
+#[derive(Debug)]
+pub struct Watch {
+    journal: PathBuf,
+    job: String,
+    frames: Option<Frames>,
+    waiting: VecDeque<Seen>,
+    /// Newest generation that was formed.
+    pub generation: u64,
+    /// Names of its members.
+    pub members: BTreeSet<String>,
+    /// Names of those that hold the state: a step counts only when every member has reported it.
+    pub holders: BTreeSet<String>,
+    /// The generation of the newest committed step.
+    committed_by: u64,
+    /// Newest committed step.
+    pub step: u64,
+    /// Steps committed since the watch began, those that are committed again after a return included.
+    pub commits: u64,
+}
+
+/// News of the job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen {
+    Formed { generation: u64 },
+    Committed { generation: u64, step: u64 },
+    Ended(End),
+}
+
+impl Watch {
+    /// `journal` need not be there yet. What it holds of the job already is read by the first `news`.
+    pub fn new(journal: PathBuf, job: String) -> Watch {
+        Watch {
+            journal,
+            job,
+            frames: None,
+            waiting: VecDeque::new(),
+            generation: 0,
+            members: BTreeSet::new(),
+            holders: BTreeSet::new(),
+            committed_by: 0,
+            step: 0,
+            commits: 0,
+        }
+    }
+
+    /// The next piece of news, if there is any yet.
+    pub fn news(&mut self) -> Result<Option<Seen>, FrameError> {
+        if self.waiting.is_empty() {
+            let frames = match &mut self.frames {
+                Some(frames) => frames,
+                None => self.frames.insert(Frames::open(&self.journal)?),
+            };
+            if let Some(frame) = frames.next_frame()? {
+                // A record of another form is for `verify` to name.
+                let entries: Vec<Entry> =
+                    serde_json::from_slice(&frame.payload).unwrap_or_default();
+                let of_job = entries.into_iter().filter(|e| e.job() == Some(self.job.as_str()));
+                for entry in of_job.collect::<Vec<_>>() {
+                    self.take(entry);
+                }
+            }
+        }
+        Ok(self.waiting.pop_front())
+    }
+
+    fn take(&mut self, entry: Entry) {
+        self.waiting.push_back(match entry {
+            Entry::Formed { generation, members, .. } => {
+                self.generation = generation;
+                self.members = members.into_iter().map(|member| member.worker).collect();
+                Seen::Formed { generation }
+            }
+            Entry::Committed { generation, step, .. } => {
+                if std::mem::replace(&mut self.committed_by, generation) != generation {
+                    self.holders.clone_from(&self.members);
+                }
+                self.step = step;
+                self.commits += 1;
+                Seen::Committed { generation, step }
+            }
+            Entry::Ended { end, .. } => Seen::Ended(end),
+            _ => return,
+        });
+    }
+}

@@ -1,0 +1,41 @@
+//! Faults that the program does to its own cluster change nothing in the result.
+
+use std::time::Duration;
+
+use cluster_tests::{JobFile, Running, Train, coordinator, verified};
+
+use crate::bits::model_sha256;
+use crate::refusals::{USAGE, only_error};
+
+#[test]
+fn a_storm_of_faults_ends_with_the_bits_of_an_undisturbed_run_and_a_proof() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobFile::digits().with("epochs = 3", "epochs = 90").write(folder.path());
+    let undisturbed = Train::new(&job, &folder.path().join("whole")).spawn().finish(LIMIT);
+    let state = folder.path().join("state");
+    let mut command = coordinator(&["train"]);
+    command.arg(&job).arg("--state").arg(&state).args(["--workers", "4", "--threads", "1"]);
+    command.args(["--chaos", "kill 1s, pause 4s, leave 5s, coordinator 4s"]);
+    command.args(["--chaos-seed", "5"]);
+    let ended = Running::spawn(command).finish(LIMIT);
+    assert_eq!(model_sha256(&ended), model_sha256(&undisturbed), "{}", ended.stderr);
+    let hits = ended.stderr.lines().filter(|line| line.contains(" hits ")).count();
+    assert!(hits >= 3, "{}", ended.stderr);
+    for words in [&format!("finished, {hits} faults"), "of kill: ", "goodput ", "each once; "] {
+        assert!(ended.stdout.contains(words), "{words:?} is not in:\n{}", ended.stdout);
+    }
+    verified(&state, "digits-1");
+    let report = std::fs::read(state.join("jobs/digits-1/chaos.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["faults"].as_array().unwrap().len(), hits);
+}
+
+#[test]
+fn faults_that_do_not_exist_are_named_with_an_example() {
+    let command = coordinator(&["train", "job.toml", "--chaos", "earthquake 5s"]);
+    let ended = Running::spawn(command).finish(LIMIT);
+    only_error(&ended, USAGE, &["\"earthquake\" is no fault", "kill 5s, pause 20s"]);
+}
+
+/// Such a run takes some ten seconds; a machine under load gets far more.
+const LIMIT: Duration = Duration::from_secs(240);
