@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cluster_tests::{JobFile, Train};
+use cluster_tests::{JobFile, Running, Train, coordinator, verified};
 
 use crate::bits::steps_in_metrics;
 
@@ -35,6 +35,7 @@ fn a_worker_whose_weights_change_in_memory_is_evicted_and_what_it_held_is_not_in
     assert_eq!((undisturbed.code, ended.code), (Some(0), Some(0)), "{}", ended.stderr);
     assert_eq!(tensor(&newest_model(&flipped), "fc.bias"), weights);
     assert_eq!(steps_in_metrics(&flipped), steps_in_metrics(&whole));
+    assert!(verified(&flipped, "digits-1").contains("1 loss, 0 joins"));
 }
 
 #[test]
@@ -54,6 +55,11 @@ fn a_job_that_diverges_skips_steps_by_name_and_stops_with_its_last_good_state() 
         };
         assert!(ended.stderr.lines().any(|line| named(&line)), "{count}: {}", ended.stderr);
     }
+    let mut verify = coordinator(&["verify", "digits-1", "--state"]);
+    verify.arg(&state);
+    let proof = Running::spawn(verify).finish(LIMIT);
+    assert_eq!(proof.code, Some(0), "{}{}", proof.stdout, proof.stderr);
+    assert!(proof.stdout.contains(" skipped steps; not finished"), "{}", proof.stdout);
     // The state is on disk, and can be looked at.
     let values = tensor(&newest_model(&state), "fc.bias");
     let finite = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().unwrap()).is_finite();

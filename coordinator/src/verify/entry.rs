@@ -32,9 +32,9 @@ pub enum Entry {
         step: u64,
         digest: String,
         chain: String,
-        /// Its samples were used up, but changed nothing. No record says so yet.
+        /// Its samples were used up, but changed nothing; why.
         #[serde(default)]
-        skipped: bool,
+        skipped: Option<String>,
     },
     Parted {
         job: String,

@@ -164,8 +164,8 @@ impl Lineage {
                 self.form(generation, base_step, base_digest.as_deref(), &members)?;
             }
             Entry::Committed { generation, step, digest, chain, skipped, .. } => {
-                self.commit(generation, step, &digest, &chain)?;
-                if skipped {
+                self.commit(generation, step, &digest, skipped.as_deref(), &chain)?;
+                if skipped.is_some() {
                     self.skipped.insert(step);
                 }
             }
@@ -278,6 +278,7 @@ impl Lineage {
         generation: u64,
         step: u64,
         digest: &str,
+        skipped: Option<&str>,
         found: &str,
     ) -> Result<(), Flaw> {
         let before = self.committed();
@@ -291,7 +292,8 @@ impl Lineage {
             };
             return Err(Flaw::Stale { step, generation, current });
         };
-        let expected = link(&format!("{} committed {generation} {step} {digest}", self.chain));
+        let why = skipped.map_or_else(String::new, |why| format!(" skipped {why}"));
+        let expected = link(&format!("{} committed {generation} {step} {digest}{why}", self.chain));
         if found != expected {
             return Err(Flaw::Unlinked { step, found: found.to_owned(), expected });
         }
@@ -304,7 +306,8 @@ impl Lineage {
             Some(run) if Arc::ptr_eq(&run.held, &held) => run.steps = *run.steps.start()..=step,
             _ => self.runs.push(Run { steps: step..=step, held }),
         }
-        Ok(())
+        // What nobody applied changed nothing.
+        if skipped.is_some() { self.has_digest(before, digest) } else { Ok(()) }
     }
 
     /// The state after this committed step has this digest.

@@ -222,7 +222,8 @@ impl Script {
             for &session in sessions {
                 let (loss, correct, gradient_norm) = (0.5, 9, 1.5);
                 let (digest, times) = (digest(step), PhaseTimes::default());
-                let done = StepDone { step, digest, loss, correct, gradient_norm, times };
+                let skipped = None;
+                let done = StepDone { step, digest, loss, correct, gradient_norm, skipped, times };
                 self.report(session, Report::StepDone(done));
             }
         }
