@@ -145,6 +145,11 @@ impl Cluster {
         self.now = now;
         match event {
             Event::Joined(candidate) => self.admit(candidate),
+            Event::Reported { session, generation, report: beat @ Report::Heartbeat { .. } } => {
+                // By far the most frequent event. It makes nothing possible; what time alone decides is decided on ticks.
+                self.record(session, generation, beat);
+                return std::mem::take(&mut self.actions);
+            }
             Event::Reported { session, generation, report } => {
                 self.record(session, generation, report);
             }
@@ -178,6 +183,9 @@ impl Cluster {
         self.push(Action::Admit { session, generation });
         for plan in plans {
             self.push(Action::Send { session, generation, plan });
+        }
+        if generation == Generation(0) {
+            self.lose_seat_of(&candidate);
         }
         let Candidate { name, device_kind, threads, address, software_version, .. } = candidate;
         if generation != Generation(0) {

@@ -167,8 +167,8 @@ pub const CHECKPOINT_BYTES_MAX: u64 = 16 << 30;
 pub const STREAMS_MAX: u32 = 32;
 /// Requests of one connection handled at the same time.
 pub const CONCURRENCY_MAX: usize = 64;
-/// Workers the coordinator admits.
-pub const WORKERS_MAX: usize = 1024;
+/// Workers the coordinator admits. Each takes a socket: beyond some hundred, the limit of open files must allow it.
+pub const WORKERS_MAX: usize = 16_384;
 /// Longest job file, bytes.
 pub const JOB_BYTES_MAX: usize = 256 << 10;
 /// Images that one report tells of.

@@ -85,6 +85,8 @@ pub(crate) struct Checker {
     /// Newest generation that was formed, and what it started from.
     generation: u64,
     base_step: u64,
+    /// Newest generation whose members were told to run.
+    running: u64,
     /// Steps of the current lineage with an evaluation on record.
     evaluated: BTreeSet<u64>,
     crew: Crew,
@@ -110,6 +112,7 @@ impl Checker {
             watermark: 0,
             generation: 0,
             base_step: 0,
+            running: 0,
             evaluated: BTreeSet::new(),
             crew: Crew::default(),
             shelf: Shelf::default(),

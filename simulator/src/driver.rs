@@ -111,8 +111,9 @@ impl World {
     fn carry_out(&mut self, action: Action, unflushed: &mut Vec<u64>) -> Check {
         match action {
             Action::Admit { session, generation } => {
-                let worker = self.streams[session.0 as usize].worker;
-                self.checker.admitted(self.workers[worker].incarnation(), generation.0)?;
+                self.admitted += 1;
+                let incarnation = self.incarnation_at(session.0);
+                self.checker.admitted(incarnation, generation.0)?;
                 self.send_down(session, Down::Welcome { generation });
             }
             Action::Refuse { session, .. } | Action::Disconnect { session, .. } => {
@@ -123,8 +124,10 @@ impl World {
                 self.form_exchange(&formation);
             }
             Action::Send { session, generation, plan } => {
-                if let Plan::Committed { step } = plan {
-                    self.checker.acknowledged(step)?;
+                match plan {
+                    Plan::Committed { step } => self.checker.acknowledged(step)?,
+                    Plan::Run => self.checker.runs(generation.0),
+                    _ => {}
                 }
                 self.send_down(session, Down::Plan { generation, plan });
             }

@@ -17,10 +17,18 @@ use crate::world::{Happening, Up, World};
 pub enum Fault {
     /// A worker process dies; it is started again after a while.
     Kill,
+    /// A worker's machine dies: nobody closes its connections.
+    Vanish,
     /// A worker process stands still.
     Pause,
     /// The stream between a worker and the coordinator breaks.
     BreakStream,
+    /// It breaks under the next plan of this kind that the coordinator sends.
+    BreakAtForm,
+    BreakAtRun,
+    BreakAtSeal,
+    /// What a worker says is on its way for long.
+    Stall,
     /// An edge between two members breaks.
     BreakEdge,
     /// A worker is asked to end.
@@ -39,10 +47,15 @@ pub enum Fault {
     PauseAll,
 }
 
-const ALL: [(Fault, &str); 11] = [
+const ALL: [(Fault, &str); 16] = [
     (Fault::Kill, "kill"),
+    (Fault::Vanish, "vanish"),
     (Fault::Pause, "pause"),
     (Fault::BreakStream, "break-stream"),
+    (Fault::BreakAtForm, "break-at-form"),
+    (Fault::BreakAtRun, "break-at-run"),
+    (Fault::BreakAtSeal, "break-at-seal"),
+    (Fault::Stall, "stall"),
     (Fault::BreakEdge, "break-edge"),
     (Fault::Leave, "leave"),
     (Fault::Join, "join"),
@@ -58,7 +71,7 @@ const ALL: [(Fault, &str); 11] = [
 pub struct Mishap {
     pub at: Millis,
     pub fault: Fault,
-    /// Number of the worker; if that one is not alive, it hits the next one that is.
+    /// Whom it hits: an even number a member of the newest generation, if one is alive, an odd one anybody.
     pub worker: usize,
     /// How long it lasts, where that is not left to chance.
     pub span: Millis,
@@ -80,9 +93,9 @@ impl Schedule {
         let mut at = 800;
         let mishap = |_| {
             let fault = kinds[draws.below(kinds.len() as u64) as usize];
-            let worker = draws.below(workers as u64 + 4) as usize;
+            let worker = draws.below(4 * workers as u64) as usize;
             let span = match fault {
-                Fault::Pause => 50 + draws.below(6000),
+                Fault::Pause | Fault::Stall => 50 + draws.below(6000),
                 Fault::PauseAll => 1000 + draws.below(60_000),
                 _ => 0,
             };
@@ -140,10 +153,7 @@ impl World {
         let until = self.now() + span;
         self.calm_from = self.calm_from.max(until);
         let count = self.workers.len();
-        let alive = (0..count).map(|offset| (wished + offset) % count);
-        let Some(victim) = alive.into_iter().find(|&index| self.workers[index].alive) else {
-            return;
-        };
+        let Some(victim) = self.victim(wished) else { return };
         self.tell_of(|| format!("-- {fault:?} (of w{victim})"));
         match fault {
             Fault::Kill => self.end_process(victim),
@@ -152,6 +162,7 @@ impl World {
                     (0..count).filter(|&index| self.workers[index].alive).collect();
                 alive.into_iter().for_each(|index| self.end_process(index));
             }
+            Fault::Vanish => self.vanish(victim),
             Fault::Pause => self.workers[victim].pause(until),
             Fault::PauseAll => {
                 self.workers.iter_mut().for_each(|worker| worker.pause(until));
@@ -160,6 +171,14 @@ impl World {
             Fault::BreakStream => {
                 if let Some(session) = self.workers[victim].session {
                     self.end_stream(session);
+                }
+            }
+            Fault::BreakAtForm | Fault::BreakAtRun | Fault::BreakAtSeal => {
+                self.workers[victim].deaf_to = Some(fault);
+            }
+            Fault::Stall => {
+                if let Some(session) = self.workers[victim].session {
+                    self.streams[session as usize].stall(until);
                 }
             }
             Fault::BreakEdge => {
@@ -177,7 +196,7 @@ impl World {
             }
             Fault::Join => {
                 if count < self.workers_max {
-                    let joining = worker(count, &mut self.draws);
+                    let joining = worker(count, self.pace, &mut self.draws);
                     self.workers.push(joining);
                     self.agenda.after(0, Happening::StartWorker { worker: count });
                 }
@@ -193,15 +212,31 @@ impl World {
         }
     }
 
+    fn victim(&self, number: usize) -> Option<usize> {
+        let alive = |index: &usize| self.workers[*index].alive;
+        let newest = self.exchanges.last_key_value().map(|(_, exchange)| &exchange.members);
+        let members = newest.into_iter().flatten().map(|(worker, _)| *worker).filter(alive);
+        let mut pool: Vec<usize> = members.filter(|_| number.is_multiple_of(2)).collect();
+        if pool.is_empty() {
+            pool = (0..self.workers.len()).filter(alive).collect();
+        }
+        (!pool.is_empty()).then(|| pool[number / 2 % pool.len()])
+    }
+
     /// A process ends; another one is started in its place after a while.
     pub(crate) fn end_process(&mut self, index: usize) {
         self.give_up(index);
-        let worker = &mut self.workers[index];
-        worker.alive = false;
-        worker.member = None;
-        if let Some(session) = worker.session.take() {
+        if let Some(session) = self.workers[index].session {
             self.end_stream(session);
         }
+        self.vanish(index);
+    }
+
+    /// It ends without a sign, and is started again.
+    fn vanish(&mut self, index: usize) {
+        let worker = &mut self.workers[index];
+        worker.alive = false;
+        (worker.member, worker.session) = (None, None);
         let delay = 100 + self.draws.below(8000);
         self.agenda.after(delay, Happening::StartWorker { worker: index });
     }

@@ -5,17 +5,19 @@ use dataset::Draws;
 use proto::Job;
 use proto::manifest::Input;
 
+use crate::time::Millis;
 use crate::worker::Worker;
 use crate::world::Plan;
 
-pub(crate) fn worker(number: usize, draws: &mut Draws) -> Worker {
+/// It computes a slice in up to `pace` ms.
+pub(crate) fn worker(number: usize, pace: Millis, draws: &mut Draws) -> Worker {
     let name = format!("w{number}").parse().expect("a valid name");
-    Worker::new(name, 1 + draws.below(6))
+    Worker::new(name, 1 + draws.below(pace))
 }
 
 /// For a job that is started with `wanted` of `workers`.
 pub(crate) fn policy(draws: &mut Draws, workers: u32, wanted: u32) -> Policy {
-    let on_loss = match draws.below(4) {
+    let on_loss = match draws.below(3) {
         0 => OnLoss::Wait,
         1 => OnLoss::Spare,
         _ => OnLoss::Shrink,

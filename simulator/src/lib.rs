@@ -18,9 +18,11 @@ mod driver;
 mod world;
 mod faults;
 pub mod checker;
+mod shrink;
 
 pub use checker::{Invariant, Violation};
 pub use faults::{Fault, Mishap, Schedule};
+pub use shrink::Failure;
 pub use world::{Plan, Report, replay, run};
 
 /// Runs seeds `first..first + count`, tells `each` how every run went, and returns the first violation with its seed.
@@ -54,6 +56,23 @@ mod tests {
         assert_eq!(result, Ok(()));
         assert!(faults >= 30_000, "{faults}: faults were injected");
         assert!(rewinds > 0, "a total loss is among them");
+    }
+
+    #[test]
+    fn ten_thousand_workers_register_and_their_job_of_a_hundred_steps_survives_a_hundred_faults() {
+        let workers = 10_000;
+        let plan = Plan {
+            workers,
+            fewer: 0,
+            epochs: 25,
+            faults: 100,
+            slices: 64,
+            pace: 300,
+            trace: false,
+        };
+        let report = run(4, &plan).expect("no promise is broken");
+        assert!(report.admitted >= workers as u64, "{report:?}");
+        assert!(report.generations >= 4 && report.faults == 100, "{report:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Streams between workers and the coordinator: messages arrive late, in order, or, when a stream breaks, not at all.
 
 use coordinator::core::{Candidate, Event, Report as Said, SessionId};
-use proto::identity::Generation;
+use proto::identity::{Generation, Incarnation};
 use proto::wire::v1::TroubleKind;
 
 use crate::checker::Check;
@@ -15,9 +15,23 @@ pub(crate) struct Stream {
     pub(crate) worker_life: u64,
     coordinator_life: u64,
     open: bool,
+    /// What was on its way when it broke still arrives.
+    drains: bool,
     /// When the last message of each direction arrives: none overtakes another.
     up_at: Millis,
     down_at: Millis,
+}
+
+impl Stream {
+    /// Nothing that the worker says arrives before then.
+    pub(crate) fn stall(&mut self, until: Millis) {
+        self.up_at = self.up_at.max(until);
+    }
+
+    /// Whether a message arrives: those under way when it broke, or the news of the break.
+    fn delivers(&self, broken: bool) -> bool {
+        if broken { !self.open } else { self.open || self.drains }
+    }
 }
 
 impl World {
@@ -40,6 +54,7 @@ impl World {
             worker_life,
             coordinator_life: self.life,
             open: true,
+            drains: false,
             up_at: now,
             down_at: now,
         });
@@ -48,15 +63,27 @@ impl World {
         self.send_up(index, Up::Hello { generation });
     }
 
-    /// Both ends notice, each in its own time; what was on its way is lost.
+    /// Both ends notice, each in its own time. What was on its way is lost, or is not.
     pub(crate) fn end_stream(&mut self, session: u64) {
         let Some(stream) = self.streams.get_mut(session as usize) else { return };
         if !std::mem::replace(&mut stream.open, false) {
             return;
         }
-        let (up, down) = (1 + self.draws.below(40), 1 + self.draws.below(40));
-        self.agenda.after(up, Happening::Up { session, message: Up::Broken });
-        self.agenda.after(down, Happening::Down { session, message: Down::Broken });
+        let now = self.agenda.now();
+        let (mut up, mut down) = (now + 1 + self.draws.below(40), now + 1 + self.draws.below(40));
+        let stream = &mut self.streams[session as usize];
+        stream.drains = self.draws.coin();
+        if stream.drains {
+            (up, down) = (up.max(stream.up_at), down.max(stream.down_at));
+        }
+        self.agenda.at(up, Happening::Up { session, message: Up::Broken });
+        self.agenda.at(down, Happening::Down { session, message: Down::Broken });
+    }
+
+    /// Of the process at the worker's end.
+    pub(crate) fn incarnation_at(&self, session: u64) -> Incarnation {
+        let stream = &self.streams[session as usize];
+        self.workers[stream.worker].incarnation_of(stream.worker_life)
     }
 
     pub(crate) fn send_up(&mut self, worker: usize, message: Up) {
@@ -80,6 +107,12 @@ impl World {
         let now = self.now();
         let Some(stream) = self.streams.get_mut(session.0 as usize) else { return };
         if stream.open {
+            let worker = &mut self.workers[stream.worker];
+            let deaf = worker.deaf_to.filter(|fault| message.is_broken_by(*fault));
+            if deaf.is_some() && worker.life == stream.worker_life {
+                worker.deaf_to = None;
+                return self.end_stream(session.0);
+            }
             stream.down_at = stream.down_at.max(now + delay);
             self.agenda.at(stream.down_at, Happening::Down { session: session.0, message });
         }
@@ -88,22 +121,26 @@ impl World {
     pub(crate) fn arrive_up(&mut self, session: u64, message: Up) -> Check {
         let stream = &self.streams[session as usize];
         let broken = matches!(message, Up::Broken);
-        if stream.coordinator_life != self.life || self.core.is_none() || stream.open == broken {
+        let gone = stream.coordinator_life != self.life || self.core.is_none();
+        if gone || !stream.delivers(broken) {
             return Ok(());
         }
         if self.now() < self.paused_until {
             self.agenda.put_off(self.paused_until, Happening::Up { session, message });
             return Ok(());
         }
+        let (incarnation, life) = (self.incarnation_at(session), stream.worker_life);
         let worker = &mut self.workers[stream.worker];
-        worker.heard_at = self.ticks;
+        if worker.life == life {
+            worker.heard_at = self.ticks;
+        }
         let worker = &self.workers[stream.worker];
         let id = SessionId(session);
         let event = match message {
             Up::Hello { generation } => Event::Joined(Candidate {
                 session: id,
                 name: worker.name.clone(),
-                incarnation: worker.incarnation(),
+                incarnation,
                 generation,
                 address: "127.0.0.1:9".to_owned(),
                 device_kind: "cpu".to_owned(),
@@ -115,9 +152,9 @@ impl World {
                     self.tell_of(|| format!("   {} says {report:?}", worker.name));
                 }
                 match &report {
-                    Said::Leaving { .. } => self.checker.leaves(id, worker.incarnation()),
+                    Said::Leaving { .. } => self.checker.leaves(id, incarnation),
                     Said::Trouble(trouble) if trouble.kind != TroubleKind::TroublePeer => {
-                        self.checker.refuses(worker.incarnation())?;
+                        self.checker.refuses(incarnation)?;
                     }
                     _ => {}
                 }
@@ -134,7 +171,7 @@ impl World {
         let broken = matches!(message, Down::Broken);
         let worker = &self.workers[index];
         let current = worker.alive && worker.life == life && worker.session == Some(session);
-        if !current || stream.open == broken {
+        if !current || !stream.delivers(broken) {
             return Ok(());
         }
         if self.now() < worker.paused_until {

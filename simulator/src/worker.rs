@@ -6,6 +6,7 @@ use proto::identity::{Generation, Incarnation, Name};
 use proto::wire::v1::{Phase, PhaseTimes, TroubleKind};
 
 use crate::checker::{Check, Invariant, digest_after, ensure, first_digest, next_digest};
+use crate::faults::Fault;
 use crate::time::Millis;
 use crate::world::{Down, Happening, Up, World};
 
@@ -18,6 +19,8 @@ pub(crate) struct Worker {
     pub(crate) paused_until: Millis,
     /// It can't read the dataset any more.
     pub(crate) unreadable: bool,
+    /// Its stream breaks under the next plan that this fault is about.
+    pub(crate) deaf_to: Option<Fault>,
     /// The coordinator's tick in which it was heard of last.
     pub(crate) heard_at: u64,
     /// Time for a slice.
@@ -87,6 +90,7 @@ impl Worker {
             alive: false,
             paused_until: 0,
             unreadable: false,
+            deaf_to: None,
             heard_at: 0,
             pace,
             session: None,
@@ -99,10 +103,15 @@ impl Worker {
     }
 
     pub(crate) fn incarnation(&self) -> Incarnation {
+        self.incarnation_of(self.life)
+    }
+
+    /// That of one of its process starts.
+    pub(crate) fn incarnation_of(&self, life: u64) -> Incarnation {
         let mut bytes = [0; 16];
         let name = xxhash_rust::xxh3::xxh3_64(self.name.as_str().as_bytes());
         bytes[..8].copy_from_slice(&name.to_le_bytes());
-        bytes[8..].copy_from_slice(&self.life.to_le_bytes());
+        bytes[8..].copy_from_slice(&life.to_le_bytes());
         Incarnation(bytes)
     }
 

@@ -13,7 +13,7 @@ use proto::identity::{Generation, JobId};
 use crate::checker::{Check, Checker, Invariant, Violation, ensure};
 use crate::disk::Disk;
 use crate::exchange::Exchange;
-use crate::faults::{Mishap, Schedule};
+use crate::faults::{Fault, Mishap, Schedule};
 use crate::job::{policy, spec, worker};
 use crate::streams::Stream;
 use crate::time::{Agenda, Millis};
@@ -21,20 +21,24 @@ use crate::uploads::Uploads;
 use crate::worker::{Work, Worker};
 
 /// The size of a run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub workers: usize,
+    /// A seed may have up to this many workers less.
+    pub fewer: usize,
     pub epochs: u32,
     pub faults: u32,
     /// Slices of a step.
     pub slices: usize,
+    /// Longest time that a worker computes a slice in, milliseconds.
+    pub pace: u64,
     /// Tell what happens, on standard error.
     pub trace: bool,
 }
 
 impl Default for Plan {
     fn default() -> Plan {
-        Plan { workers: 4, epochs: 40, faults: 50, slices: 8, trace: false }
+        Plan { workers: 4, fewer: 2, epochs: 40, faults: 50, slices: 8, pace: 6, trace: false }
     }
 }
 
@@ -48,6 +52,8 @@ pub struct Report {
     pub events: u64,
     /// Simulated time.
     pub millis: u64,
+    /// Workers that were greeted, counted each time.
+    pub admitted: u64,
     /// Longest simulated time without a fault in which no step was committed.
     pub stood: u64,
 }
@@ -71,6 +77,17 @@ pub(crate) enum Down {
     },
     /// The stream has ended.
     Broken,
+}
+
+impl Down {
+    pub(crate) fn is_broken_by(&self, fault: Fault) -> bool {
+        match self {
+            Down::Form { .. } => fault == Fault::BreakAtForm,
+            Down::Plan { plan: Order::Run, .. } => fault == Fault::BreakAtRun,
+            Down::Plan { plan: Order::Seal { .. }, .. } => fault == Fault::BreakAtSeal,
+            Down::Welcome { .. } | Down::Warm { .. } | Down::Plan { .. } | Down::Broken => false,
+        }
+    }
 }
 
 /// To the coordinator.
@@ -176,8 +193,10 @@ pub(crate) struct World {
     pub(crate) advanced_at: Millis,
     /// Longest time in calm in which it did not.
     pub(crate) stood: Millis,
+    pub(crate) admitted: u64,
     /// Ticks of the coordinator, over all its lives.
     pub(crate) ticks: u64,
+    pub(crate) pace: Millis,
     pub(crate) workers_max: usize,
     /// The next durable write kills the coordinator; where exactly is drawn then.
     pub(crate) doomed: bool,
@@ -202,6 +221,7 @@ pub fn replay(seed: u64, plan: &Plan, schedule: &Schedule) -> Result<Report, Vio
         rewinds: world.checker.rewinds,
         events: world.events,
         millis: world.agenda.now(),
+        admitted: world.admitted,
         stood: world.stood,
     })
 }
@@ -225,10 +245,11 @@ impl World {
         let mut draws = Draws::new(seed, 0);
         let spec = spec(plan);
         let timeline = Timeline::new(&spec.job, spec.dataset.train_len);
-        let started = plan.workers.min(spec.job.train.slices) as u64;
+        let present = plan.workers - draws.below(plan.fewer as u64 + 1) as usize;
+        let started = present.min(spec.job.train.slices) as u64;
         let wanted = (1 + draws.below(started)) as u32;
-        let policy = policy(&mut draws, plan.workers as u32, wanted);
-        let workers = (0..plan.workers).map(|number| worker(number, &mut draws)).collect();
+        let policy = policy(&mut draws, present as u32, wanted);
+        let workers = (0..present).map(|number| worker(number, plan.pace, &mut draws)).collect();
         let submission =
             Submission { spec, workers: wanted, policy, fresh: false, shortage: Shortage::Wait };
         let mut world = World {
@@ -253,8 +274,10 @@ impl World {
             calm_from: 0,
             advanced_at: 0,
             stood: 0,
+            admitted: 0,
             ticks: 0,
-            workers_max: plan.workers + NEWCOMERS_MAX,
+            pace: plan.pace,
+            workers_max: present + NEWCOMERS_MAX,
             doomed: false,
             outcome: None,
             events: 0,
@@ -262,7 +285,7 @@ impl World {
         };
         world.agenda.after(0, Happening::StartCoordinator);
         world.agenda.after(20, Happening::Submit);
-        for worker in 0..plan.workers {
+        for worker in 0..present {
             let delay = world.draws.below(500);
             world.agenda.after(delay, Happening::StartWorker { worker });
         }
@@ -417,6 +440,6 @@ impl World {
 }
 
 /// Simulated time without faults in which a step must be committed, or the job end.
-const PATIENCE: Millis = 240_000;
+const PATIENCE: Millis = 100_000;
 /// Workers that may join in the course of a run.
 const NEWCOMERS_MAX: usize = 8;

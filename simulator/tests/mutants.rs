@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Mutex;
 
 use proto::mutant::{Mutant, with};
-use simulator::{Plan, Schedule, Violation, run, run_seeds};
+use simulator::{Failure, Plan, Schedule, Violation, replay, run_seeds};
 
 /// The first seed that finds the bug, and what it finds.
 fn found(mutant: Mutant, plan: &Plan) -> Option<(u64, Violation)> {
@@ -52,7 +52,31 @@ fn every_seeded_bug_is_found() {
 fn without_a_bug_the_same_seeds_find_nothing() {
     let result = with(None, || run_seeds(1, SEEDS, &Plan::default(), &mut |_, _| {}));
     assert_eq!(result, Ok(()));
-    assert!(run(1, &Plan::default()).is_ok());
 }
 
 const SEEDS: u64 = 1000;
+
+/// A number that is used again shows only after the coordinator was away.
+#[test]
+fn a_failing_run_of_fifty_faults_is_cut_down_to_a_few() {
+    let plan = Plan { faults: 60, ..Plan::default() };
+    let failing = |seed: u64| {
+        let schedule = Schedule::draw(seed, plan.faults, plan.workers);
+        let violation = replay(seed, &plan, &schedule).err()?;
+        Some(Failure { seed, plan, schedule, violation })
+    };
+    with(Some(Mutant::GenerationReused), || {
+        let long = (1..=SEEDS).filter_map(failing).find(|failure| {
+            let at = failure.violation.at;
+            failure.schedule.0.iter().filter(|mishap| mishap.at <= at).count() >= 50
+        });
+        let long = long.expect("one of the seeds fails late");
+        let short = long.clone().shrink();
+        eprintln!("{} faults were cut down to: {}", long.schedule.0.len(), short.schedule);
+        assert_eq!(short.violation.invariant, long.violation.invariant);
+        assert!(short.schedule.0.len() <= 10, "{} faults are left", short.schedule.0.len());
+        // As it is printed, it fails again.
+        let printed: Schedule = short.schedule.to_string().parse().expect("it was printed");
+        assert_eq!(replay(short.seed, &short.plan, &printed), Err(short.violation));
+    });
+}

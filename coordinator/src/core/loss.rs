@@ -107,6 +107,21 @@ impl Cluster {
         (generation, due.map(|(_, plan)| plan).collect())
     }
 
+    /// A member came back that had not heard of its generation: its stream broke under the plan that told it. It can't take its
+    /// seat, and nobody else is going to.
+    pub(super) fn lose_seat_of(&mut self, candidate: &Candidate) {
+        let Some(membership) = &self.membership else { return };
+        let own = |seat: &Seat| {
+            seat.member.incarnation == candidate.incarnation && seat.standing != Standing::Lost
+        };
+        if let Some(rank) = membership.seats.iter().position(own) {
+            let (name, generation) = (&candidate.name, membership.generation);
+            let line =
+                format!("worker {name} lost its stream before it heard of generation {generation}");
+            self.part_with(rank, line);
+        }
+    }
+
     /// A worker wants to end. A member is let go when its generation is sealed, since until then the others need it.
     pub(super) fn leave(&mut self, session: SessionId, reason: &str) {
         let Some(worker) = self.roster.get_mut(session) else { return };

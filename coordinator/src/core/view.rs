@@ -226,6 +226,9 @@ impl Cluster {
 
 fn running_reason(membership: &Membership) -> String {
     let count = membership.seats.len();
+    if membership.ended.is_some() {
+        return "writing its last checkpoint".to_owned();
+    }
     if membership.stopping {
         return "stopping after the current step".to_owned();
     }

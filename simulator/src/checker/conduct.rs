@@ -1,6 +1,6 @@
 //! What workers and coordinator do besides writing records: who is greeted as what, told what, contributes, is waited for.
 
-use coordinator::core::{Action, Digest, Formation, SessionId};
+use coordinator::core::{Action, Digest, Formation, Plan, Record, SessionId};
 use proto::identity::Incarnation;
 
 use super::{Check, Checker, Invariant, ensure};
@@ -21,6 +21,11 @@ impl Checker {
         ensure(Invariant::I4, step <= self.watermark, || {
             format!("step {step} is said to be on record, which is not committed")
         })
+    }
+
+    /// A member is told to run.
+    pub(crate) fn runs(&mut self, generation: u64) {
+        self.running = generation;
     }
 
     /// A process is greeted as a member of this generation, or, with 0, as none.
@@ -76,18 +81,18 @@ impl Checker {
 
     /// What followed a report of this generation.
     pub(crate) fn caused(&self, generation: u64, actions: &[Action]) -> Check {
-        use coordinator::core::Record;
         if generation == 0 || generation >= self.generation {
             return Ok(());
         }
-        let counted = actions.iter().find(|action| {
-            matches!(
-                action,
-                Action::Publish { .. }
-                    | Action::Journal(
-                        Record::Committed { .. } | Record::Evaluated { .. } | Record::Ended { .. }
-                    )
-            )
+        // One that runs may be given up to take in others, at any time.
+        let begins = self.running < self.generation;
+        let counted = actions.iter().find(|action| match action {
+            Action::Publish { .. }
+            | Action::Journal(
+                Record::Committed { .. } | Record::Evaluated { .. } | Record::Ended { .. },
+            ) => true,
+            Action::Send { plan: Plan::Seal { .. }, .. } => begins,
+            _ => false,
         });
         ensure(Invariant::I7, counted.is_none(), || {
             let newest = self.generation;

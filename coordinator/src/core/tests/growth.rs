@@ -91,3 +91,32 @@ fn a_member_that_comes_back_in_time_takes_its_seat_again() {
     let actions = script.step(&members, 4);
     assert!(matches!(records(&actions)[..], [Record::Committed { step: 4, .. }]));
 }
+
+#[test]
+fn a_member_that_never_heard_of_its_generation_loses_its_seat_as_soon_as_it_is_back() {
+    let mut script = Script::new();
+    script.submit(2);
+    let members = [script.join("w1"), script.join("w2")];
+    // Its stream broke under the plan, and the worker noticed it before the coordinator.
+    let session = SessionId(50);
+    script.beating.insert(session);
+    script.beating.remove(&members[1]);
+    let actions = script.tell(Event::Joined(Candidate {
+        session,
+        name: name("w2"),
+        incarnation: Incarnation([2; 16]),
+        generation: Generation(0),
+        address: "10.0.0.2:9".to_owned(),
+        device_kind: "cpu".to_owned(),
+        threads: 1,
+        software_version: "0".to_owned(),
+    }));
+    assert!(lines(&actions, Level::Warn)[0].contains("before it heard of generation"));
+    script.seal_with(&members[..1], None);
+    let actions = script.pass(100);
+    let formed = formation(&actions).expect("both are here");
+    assert_eq!(
+        formed.members.iter().map(|member| member.session).collect::<Vec<_>>(),
+        [members[0], session]
+    );
+}

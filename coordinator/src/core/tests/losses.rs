@@ -348,3 +348,19 @@ fn a_worker_that_beats_but_never_steps_is_named() {
         assert!(errors[0].starts_with("no progress after step 2 within 20 min: w2"), "{errors:?}");
     }
 }
+
+#[test]
+fn the_last_holder_has_its_time_to_come_back_however_long_it_has_waited() {
+    let mut submission = waiting(2);
+    submission.policy.on_loss = OnLoss::Wait;
+    let (mut script, members) = Script::running_as(submission, 3);
+    script.end_stream(members[1]);
+    script.pass(2500);
+    script.seal(&members[..1], 3);
+    script.pass(60_000);
+    script.end_stream(members[0]);
+    let searches =
+        |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::FindBase { .. }));
+    assert!(!searches(&script.pass(16_000)), "it may be alive");
+    assert!(searches(&script.pass(2000)));
+}

@@ -131,10 +131,11 @@ fn a_job_is_finished_when_its_last_checkpoint_is_on_disk() {
     script.evaluate(&members, 20, 0);
     assert_eq!(seals(&script.assembled("digits-1", 20)), [20]);
     let actions = script.finish(&members, 20);
-    assert_eq!(plans(&actions, &Plan::Release), members);
+    assert_eq!(plans(&actions, &Plan::Release), [], "until it is sealed they hold the state");
     assert_eq!(outcome(&actions), None);
     assert_eq!(script.state("digits-1").1, "writing its last checkpoint");
     let actions = script.tell(sealed(20, Some(40)));
+    assert_eq!(plans(&actions, &Plan::Release), members);
     let model_sha256 = format!("{:064x}", 20);
     assert_eq!(outcome(&actions), Some(&Outcome::Finished { model_sha256 }));
 }
