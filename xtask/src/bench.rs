@@ -5,7 +5,7 @@
 //! a shared machine it is the steadier of the two. Nothing is measured here, only written down.
 
 mod paced;
-mod record;
+pub(crate) mod record;
 mod rows;
 
 use anyhow::{Context, Result, bail, ensure};

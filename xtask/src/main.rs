@@ -1,4 +1,4 @@
-//! Developer commands that need no shell: `cargo xtask tidy`, `bench` and `simulate`. Knows the
+//! Developer commands that need no shell: `cargo xtask tidy`, `bench`, `chaos` and `simulate`. Knows the
 //! arguments and the exit code; each command is a module.
 
 use anyhow::Context;
@@ -10,6 +10,7 @@ use std::process::Command;
 use std::process::ExitCode;
 
 mod bench;
+mod chaos;
 mod tidy;
 
 fn main() -> ExitCode {
@@ -29,9 +30,14 @@ fn run() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         ["bench", ref options @ ..] => run_bench(options),
+        ["chaos", "--help" | "-h"] => {
+            writeln!(std::io::stdout(), "{}", chaos::USAGE)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        ["chaos", ref options @ ..] => run_chaos(options),
         ["simulate", ref options @ ..] => run_simulator(options),
         _ => bail!(
-            "unknown command {arguments:?}; usage: cargo xtask tidy, cargo xtask bench PYTHON, or cargo xtask simulate"
+            "unknown command {arguments:?}; usage: cargo xtask tidy, bench PYTHON, chaos, or simulate"
         ),
     }
 }
@@ -39,6 +45,12 @@ fn run() -> Result<ExitCode> {
 fn run_bench(options: &[&str]) -> Result<ExitCode> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
     bench::run(root, &bench::Options::parse(options)?, &mut std::io::stdout())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_chaos(options: &[&str]) -> Result<ExitCode> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
+    chaos::run(root, &chaos::Options::parse(options)?, &mut std::io::stdout())?;
     Ok(ExitCode::SUCCESS)
 }
 

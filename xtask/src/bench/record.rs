@@ -110,20 +110,10 @@ pub(super) struct Conditions {
 
 impl Conditions {
     pub(super) fn find(root: &Path, versions: String, rounds: usize) -> Conditions {
-        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let git =
-            |arguments: &[&str]| said_by(Command::new("git").args(arguments).current_dir(root));
-        let mut commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or("unknown".to_owned());
-        if git(&["status", "--porcelain", "--untracked-files=no"])
-            .is_some_and(|text| !text.is_empty())
-        {
-            commit.push_str("-changed");
-        }
         Conditions {
-            processor: name.map_or(std::env::consts::ARCH, |(_, name)| name).to_owned(),
+            processor: processor(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            commit,
+            commit: commit_of(root),
             versions,
             rounds,
         }
@@ -149,6 +139,24 @@ impl Conditions {
     }
 }
 
+/// The processor's name.
+pub(crate) fn processor() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    name.map_or(std::env::consts::ARCH, |(_, name)| name).to_owned()
+}
+
+/// Of the checkout, marked when files differ from it.
+pub(crate) fn commit_of(root: &Path) -> String {
+    let git = |arguments: &[&str]| said_by(Command::new("git").args(arguments).current_dir(root));
+    let mut commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or("unknown".to_owned());
+    if git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|text| !text.is_empty())
+    {
+        commit.push_str("-changed");
+    }
+    commit
+}
+
 /// What a command that succeeds prints.
 pub(super) fn said_by(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
@@ -156,7 +164,7 @@ pub(super) fn said_by(command: &mut Command) -> Option<String> {
 }
 
 /// Over the last minute; 0 where the system does not tell.
-pub(super) fn load() -> f64 {
+pub(crate) fn load() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0.0)
 }
