@@ -19,7 +19,7 @@ fn a_storm_of_faults_ends_with_the_bits_of_an_undisturbed_run_and_a_proof() {
     command.args(["--chaos-seed", "5"]);
     let ended = Running::spawn(command).finish(LIMIT);
     assert_eq!(model_sha256(&ended), model_sha256(&undisturbed), "{}", ended.stderr);
-    let hits = ended.stderr.lines().filter(|line| line.contains(" hits ")).count();
+    let hits = ended.stderr.lines().filter(|line| line.contains("chaos after ")).count();
     assert!(hits >= 3, "{}", ended.stderr);
     for words in [&format!("finished, {hits} faults"), "of kill: ", "goodput ", "each once; "] {
         assert!(ended.stdout.contains(words), "{words:?} is not in:\n{}", ended.stdout);

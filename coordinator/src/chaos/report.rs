@@ -18,7 +18,7 @@ pub struct Report {
     pub undisturbed: Spell,
     pub storm: Spell,
     /// Committed steps a second in the storm, by those before it.
-    pub goodput: f64,
+    pub goodput: Option<f64>,
     /// Workers that ended by themselves and were started again.
     pub unasked_ends: u64,
     pub summaries: Vec<Summary>,
