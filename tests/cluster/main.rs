@@ -6,6 +6,7 @@ mod averages;
 mod chaos;
 mod crew;
 mod guards;
+mod crowd;
 mod loss;
 mod refusals;
 mod doors;
