@@ -2,8 +2,9 @@
 //! parameter leaves this crate. Nothing here knows an op or what a number means.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
-use crate::cpu::{CpuDevice, Isa};
+use crate::cpu::{CpuDevice, Isa, SharedMemory};
 use crate::profile::{OpTime, Timer, Work};
 
 /// A place that computes. Cloning is cheap and refers to the same device.
@@ -140,6 +141,13 @@ impl Span {
 }
 
 impl Buffer {
+    /// A part of shared memory that is no other buffer's.
+    pub(crate) fn shared(memory: Arc<SharedMemory>, span: Span) -> Buffer {
+        let Span { start, len } = span;
+        let memory = Memory::Shared(memory);
+        Buffer { storage: Storage::Cpu(AlignedVec { memory, start, len }) }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         match &self.storage {
@@ -267,11 +275,12 @@ pub(crate) struct AlignedVec {
     len: usize,
 }
 
-/// Elements of a `Vec`, or bytes that were asked of the system itself.
+/// Elements of a `Vec`, bytes that were asked of the system itself, or a part of what processes share.
 #[derive(Debug)]
 enum Memory {
     Small(Vec<f32>),
     Large(memmap2::MmapMut),
+    Shared(Arc<SharedMemory>),
 }
 
 impl AlignedVec {
@@ -295,6 +304,7 @@ impl AlignedVec {
         let all = match &self.memory {
             Memory::Small(memory) => memory,
             Memory::Large(pages) => bytemuck::cast_slice(pages),
+            Memory::Shared(memory) => return memory.values(self.start, self.len),
         };
         &all[self.start..self.start + self.len]
     }
@@ -303,6 +313,7 @@ impl AlignedVec {
         let all = match &mut self.memory {
             Memory::Small(memory) => memory,
             Memory::Large(pages) => bytemuck::cast_slice_mut(pages),
+            Memory::Shared(memory) => return memory.values_mut(self.start, self.len),
         };
         &mut all[self.start..self.start + self.len]
     }

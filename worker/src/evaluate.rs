@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use dataset::IGNORED;
 
 use crate::collective::Abort;
-use crate::data::{Quarantined, Source};
+use crate::data::{Batch, Quarantined, Source};
 use crate::model::ResNet;
 
 /// What a share of the test set gave.
@@ -63,11 +63,12 @@ pub fn visit(
     let geometry = model.geometry();
     let mut quarantined = Vec::new();
     let mut images = source.test_lanes(samples).expect("the system grants a few more threads");
-    while let Some(mut batch) = images.next_batch(geometry.batch) {
+    let mut batch = Batch::default();
+    while images.next_batch(geometry.batch, &mut batch) {
         if abort.is_aborted() {
             return Err(EvaluationError::Abandoned);
         }
-        if let Some(Quarantined { path, cause, .. }) = batch.unreadable {
+        if let Some(Quarantined { path, cause, .. }) = batch.unreadable.take() {
             return Err(EvaluationError::Unreadable { path, cause });
         }
         batch.fill_up(geometry.batch, shape.len());

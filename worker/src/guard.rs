@@ -5,7 +5,6 @@
 use kernels::{Buffer, Device, Span, ops};
 
 use crate::layout::{Layout, STATE_WORDS, Total};
-use crate::optim::GradientNorms;
 
 /// A step that no member applies, since something is not finite. Indexes into the gradient vector, see
 /// `Layout::name_of_gradient`.
@@ -30,15 +29,15 @@ pub fn is_of_one_state(totals: &[f32], digest: &[u8; 16], slices: usize) -> bool
     sums.iter().zip(state_words(digest)).all(|(sum, word)| *sum == word * slices as f32)
 }
 
-/// Index of a number of the reduced gradient vector that no update may take in. The norms tell whether there is one among
-/// the gradients, so these are searched only to name it.
+/// Index of a number of the reduced gradient vector that no update may take in. The norm of the gradients tells whether there
+/// is one among them, so these are searched only to name it.
 pub fn first_non_finite(
     device: &Device,
     layout: &Layout,
     sum: &Buffer,
-    norms: &GradientNorms,
+    norm: f64,
 ) -> Option<usize> {
-    let start = if norms.total().is_finite() { layout.parameters_len() } else { 0 };
+    let start = if norm.is_finite() { layout.parameters_len() } else { 0 };
     let rest = Span::new(start, sum.len() - start);
     ops::first_non_finite(device, sum.view(rest)).map(|index| start + index)
 }

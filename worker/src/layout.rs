@@ -147,7 +147,8 @@ pub enum Total {
 
 /// Numbers of the totals that tell of a state.
 pub const STATE_WORDS: usize = 8;
-const TOTALS: usize = Total::State as usize + STATE_WORDS;
+/// How many.
+pub const TOTALS: usize = Total::State as usize + STATE_WORDS;
 
 fn append(tensors: &mut Vec<Tensor>, name: String, role: Role, len: usize) -> Span {
     let span = Span { start: end(tensors), len };

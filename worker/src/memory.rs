@@ -88,13 +88,14 @@ fn need(setting: &Setting<'_>) -> u64 {
     let sizes = train_sizes(job);
     let model = ResNet::elements(&job.model, *geometry, &sizes);
     let plan = SlicePlan::new(slices.clone());
+    // And their sum.
     let gradients = (plan.slots() + 1) * model.gradient;
     // Momentum lives as long as the model; a checkpoint on its way is a copy of both, the encoded files, and the tensors
     // of the file that is being encoded.
     let copies = (1 + 2 + 2 + 1) * model.parameters;
     // The average, its copy, and its file; it is about as long as a gradient vector.
     let averages = if job.ema.is_some() { 3 * model.gradient } else { 0 };
-    let exchange = exchange(model.gradient, plan.partials().len(), *workers);
+    let exchange = exchange(model.gradient, *workers);
     let elements = model.total + model.working + gradients + copies + averages + exchange;
     let own_size = [geometry.height, geometry.width];
     let pixels = sizes.iter().chain([&own_size]).map(|[height, width]| height * width).max();
@@ -103,17 +104,11 @@ fn need(setting: &Setting<'_>) -> u64 {
     4 * elements as u64 + (samples * sample) as u64 + dataset_bytes + PROCESS_BYTES
 }
 
-/// Elements of the exchange: what this worker keeps for its peers, and what it reads of theirs. By TCP, about as much lies
-/// in queues.
-fn exchange(gradient: usize, partials: usize, workers: usize) -> usize {
-    let own = gradient / workers; // the chunk that this worker adds up
-    let others = gradient - own;
-    match workers {
-        // A copy of the sum.
-        1 => gradient,
-        // Partials, and the sums of two steps; of both, own ones and others'.
-        _ => partials * others + 2 * own + (workers - 1) * own + 2 * others,
-    }
+/// Elements that the exchange reads: peers' partials of the chunk that this worker adds up, and the sums of the others' chunks,
+/// in memory that it has mapped as well. By TCP, about as much lies in queues.
+fn exchange(gradient: usize, workers: usize) -> usize {
+    let own = gradient / workers;
+    (workers - 1) * own + (gradient - own)
 }
 
 /// Slices that are ready, being made and being computed.

@@ -178,9 +178,10 @@ pub(crate) fn prepare(
     let parameters = held.model.layout().parameters_len();
     tracing::info!(parameters, memory_mib = need >> 20, "model planned");
     let bucket_len_max = (job.exchange.bucket_mib as usize) << 18; // 4-byte elements in a MiB
-    let gradients = Gradients::new(&machine.device, &held.model, slices.clone(), bucket_len_max);
-    let ready = fill(machine, &mut held, &job, (formation, base), gradients.bucket_lens());
-    let collective = match ready {
+    let buckets = held.model.layout().buckets(bucket_len_max);
+    let bucket_lens = buckets.iter().map(Range::len).collect();
+    let ready = fill(machine, &mut held, &job, (formation, base), bucket_lens);
+    let mut collective = match ready {
         Ok(collective) => collective,
         Err(error) => {
             memory.held = Some(held);
@@ -203,13 +204,13 @@ pub(crate) fn prepare(
     };
     let layout = Arc::new(held.model.layout().clone());
     let run = Run {
+        gradients: Gradients::new(collective.as_mut(), slices, buckets),
         device: machine.device.clone(),
         held,
         source,
         loader,
         quarantine: Quarantine::default(),
         collective,
-        gradients,
         abort: formation.abort.clone(),
         progress: Arc::clone(&machine.progress),
     };

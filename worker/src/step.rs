@@ -11,13 +11,13 @@ use kernels::{Buffer, Device, Span, ops};
 use proto::Job;
 use proto::wire::v1::Phase;
 
-use crate::collective::{Abort, Collective, CollectiveError, NodeId, SlicePlan, SliceStep};
+use crate::collective::{Abort, Collective, CollectiveError, SlicePlan, SliceStep};
 use crate::data::{Loader, LoaderError, Part, Quarantine, Source};
 use crate::guard::{self, NotFinite};
 use crate::held::Held;
-use crate::layout::{STATE_WORDS, Total};
+use crate::layout::{STATE_WORDS, TOTALS, Total};
 use crate::model::{ResNet, Targets};
-use crate::optim::{Ema, GradientNorms};
+use crate::optim::Ema;
 use crate::progress::Progress;
 
 /// Everything that one step reads and changes.
@@ -38,8 +38,7 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Gradients {
     plan: SlicePlan,
-    slots: Vec<Buffer>, // each a gradient vector, see `Layout`
-    sum: Buffer,        // the reduced gradient vector
+    slots: Vec<Buffer>, // each a gradient vector, see `Layout`; in the memory of the exchange
     buckets: Vec<Range<usize>>,
 }
 
@@ -95,26 +94,15 @@ pub enum StepError {
 }
 
 impl Gradients {
-    /// `slices`: the contiguous run that this worker computes.
+    /// `slices`: the contiguous run that this worker computes; `buckets`: parts of the gradient vector.
     pub fn new(
-        device: &Device,
-        model: &ResNet,
+        collective: &mut dyn Collective,
         slices: Range<u32>,
-        bucket_len_max: usize,
+        buckets: Vec<Range<usize>>,
     ) -> Gradients {
-        let plan = SlicePlan::new(slices);
-        let len = model.layout().gradient_len();
-        Gradients {
-            slots: (0..plan.slots()).map(|_| device.alloc(len)).collect(),
-            plan,
-            sum: device.alloc(len),
-            buckets: model.layout().buckets(bucket_len_max),
-        }
-    }
-
-    /// Lengths of the buckets, in the order of the exchange.
-    pub fn bucket_lens(&self) -> Vec<usize> {
-        self.buckets.iter().map(Range::len).collect()
+        let (plan, slots) = (SlicePlan::new(slices), collective.slots());
+        assert_eq!(slots.len(), plan.slots(), "the exchange knows the slices");
+        Gradients { plan, slots, buckets }
     }
 }
 
@@ -129,7 +117,7 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         if run.abort.is_aborted() {
             return Err(StepError::Abandoned { step: plan.step });
         }
-        let mut batch = run.loader.next_batch()?;
+        let batch = run.loader.next_batch()?;
         run.quarantine.add(Part::Train, std::mem::take(&mut batch.quarantined));
         timer.mark(|times| &mut times.data);
         let slot = run.gradients.plan.steps()[index].slot;
@@ -152,26 +140,24 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         timer.mark(|times| &mut times.backward);
     }
     run.progress.enter(Phase::Exchange);
-    let Gradients { sum, buckets, .. } = &mut run.gradients;
-    for (bucket, range) in buckets.iter().enumerate() {
-        let sum = sum.host_mut().expect("the CPU device's memory is host memory");
-        run.collective.wait(plan.step, bucket, &mut sum[range.clone()])?;
+    for bucket in 0..run.gradients.buckets.len() {
+        run.collective.wait(plan.step, bucket)?;
     }
     timer.mark(|times| &mut times.exchange_wait);
-    let sum = &run.gradients.sum;
+    let sum = run.collective.sum();
     let totals = totals(&run.held.model, sum);
     if !guard::is_of_one_state(&totals, &state, job.train.slices) {
         return Err(StepError::Diverged { step: plan.step });
     }
-    let norms = run.held.optimizer.gradient_norms(sum);
-    let skipped = not_finite(run, &norms);
-    let digest = if skipped.is_some() { state } else { update(run, job, plan, &norms) };
+    let norm = run.held.optimizer.measure(sum);
+    let skipped = not_finite(run, norm);
+    let digest = if skipped.is_some() { state } else { update(run, job, plan) };
     timer.mark(|times| &mut times.update);
     Ok(StepReport {
         step: plan.step,
         loss: f64::from(totals[Total::Loss as usize]) / job.train.batch as f64,
         correct: totals[Total::Correct as usize] as u32,
-        gradient_norm: norms.total(),
+        gradient_norm: norm,
         stop: totals[Total::StopVotes as usize] > 0.0,
         skipped,
         digest,
@@ -180,9 +166,9 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
 }
 
 /// Why this step can't be applied, if so.
-fn not_finite(run: &Run, norms: &GradientNorms) -> Option<NotFinite> {
+fn not_finite(run: &Run, norm: f64) -> Option<NotFinite> {
     let (gradients, layout) = (&run.gradients, run.held.model.layout());
-    let sum = guard::first_non_finite(&run.device, layout, &gradients.sum, norms)?;
+    let sum = guard::first_non_finite(&run.device, layout, run.collective.sum(), norm)?;
     let own = gradients.plan.partials().iter().find_map(|&(_, slot)| {
         let partial = &gradients.slots[slot];
         ops::first_non_finite(&run.device, partial.view(partial.span()))
@@ -191,11 +177,11 @@ fn not_finite(run: &Run, norms: &GradientNorms) -> Option<NotFinite> {
 }
 
 /// Applies the reduced gradient; returns the digest of the new state.
-fn update(run: &mut Run, job: &Job, plan: StepPlan, norms: &GradientNorms) -> [u8; 16] {
-    let sum = &run.gradients.sum;
+fn update(run: &mut Run, job: &Job, plan: StepPlan) -> [u8; 16] {
+    let sum = run.collective.sum();
     let Held { model, optimizer, ema, .. } = &mut run.held;
     let (params, _) = model.state_mut();
-    optimizer.update(params, sum, norms, plan.learning_rate);
+    optimizer.update(params, sum, plan.learning_rate);
     model.update_running(sum, job.train.slices);
     model.pack();
     if let Some(ema) = ema {
@@ -239,13 +225,7 @@ fn backward(run: &mut Run, step: u64, index: usize) -> Result<(), CollectiveErro
             }
         }
         if last && result.is_ok() {
-            let host = |slot: usize| {
-                let buffer: &Buffer = if slot == top { slice } else { &below[slot] };
-                &buffer.host().expect("the CPU device's memory is host memory")[range.clone()]
-            };
-            let partials: Vec<(NodeId, &[f32])> =
-                plan.partials().iter().map(|&(node, slot)| (node, host(slot))).collect();
-            result = collective.reduce(step, bucket, &partials);
+            result = collective.reduce(step, bucket);
         }
     });
     result
@@ -259,10 +239,9 @@ fn sign(model: &ResNet, slice: &mut Buffer, stop: bool, state: &[u8; 16]) {
     slice.write(Span { start, len: STATE_WORDS }, &guard::state_words(state));
 }
 
-fn totals(model: &ResNet, sum: &Buffer) -> Vec<f32> {
-    let span = model.layout().totals();
-    let mut totals = vec![0.0; span.len];
-    sum.read(span, &mut totals);
+fn totals(model: &ResNet, sum: &Buffer) -> [f32; TOTALS] {
+    let mut totals = [0.0; TOTALS];
+    sum.read(model.layout().totals(), &mut totals);
     totals
 }
 
@@ -284,3 +263,6 @@ impl PhaseTimer {
         self.since = now;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,8 @@ mod norm_backward;
 mod peak;
 mod pool;
 mod scratch;
-#[cfg_attr(not(target_os = "linux"), path = "unshared.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "unsealed.rs")]
+mod sealed;
 mod shared;
 mod sgd;
 mod simd;

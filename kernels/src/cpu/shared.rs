@@ -1,65 +1,107 @@
-//! Memory of fp32 numbers that several processes of this machine have mapped: one creates and writes it, the others open
-//! it to read. Who may touch what, and when, is agreed elsewhere; a value that is read while it is written is lost, and
-//! nothing worse happens.
+//! Memory of fp32 numbers that several processes of this machine can map: one creates and writes it, the others open it to
+//! read. Its parts are the creator's `Buffer`s. Who may touch what, and when, is agreed elsewhere; a value that is read
+//! while it is written is lost, and nothing worse happens.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::SealFlags;
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
-/// A mapped file that has no name and is gone with the last process that uses it.
+use super::sealed::{create_file, is_sealed};
+use crate::device::{Buffer, Span};
+
+/// A mapping that has no name and is gone with the last process that uses it. Starts on a page.
 #[derive(Debug)]
 pub struct SharedMemory {
     map: MmapRaw,
-    file: File,
+    /// What other processes open; `None` for memory of this process alone.
+    file: Option<File>,
     writable: bool,
+    /// What `buffer` gave away.
+    lent: Mutex<Vec<Span>>,
 }
 
 impl SharedMemory {
-    /// `len` zeros. Takes real memory only where something is written.
+    /// `len` zeros for several processes. Takes real memory only where something is written.
+    ///
+    /// # Errors
+    /// Where the system has no sealed files without a name, or has none to give.
     pub fn create(len: usize) -> io::Result<SharedMemory> {
-        let file = create_file()?;
-        file.set_len((len * size_of::<f32>()) as u64)?;
-        // Whoever maps it relies on its length: an access behind the end of a file kills a process.
-        rustix::fs::fcntl_add_seals(&file, SEALS)?;
-        Ok(SharedMemory { map: MmapOptions::new().map_raw(&file)?, file, writable: true })
+        let file = create_file(bytes(len))?;
+        let map = MmapOptions::new().map_raw(&file)?;
+        Ok(SharedMemory { file: Some(file), ..SharedMemory::of(map, true) })
+    }
+
+    /// `len` zeros for this process, in pages as large as the system has them.
+    ///
+    /// # Errors
+    /// When this process may have no more memory.
+    pub fn private(len: usize) -> io::Result<SharedMemory> {
+        // No mapping is empty.
+        let pages = MmapMut::map_anon(bytes(len).max(1))?;
+        // A kernel without large pages refuses the advice; its small ones will do.
+        #[cfg(target_os = "linux")]
+        drop(pages.advise(memmap2::Advice::HugePage));
+        Ok(SharedMemory::of(MmapRaw::from(pages), true))
     }
 
     /// Maps what another process created with this length.
     pub fn open(file: File, len: usize) -> io::Result<SharedMemory> {
-        let sealed = rustix::fs::fcntl_get_seals(&file)?.contains(SEALS);
-        if !sealed || file.metadata()?.len() != (len * size_of::<f32>()) as u64 {
+        if !is_sealed(&file)? || file.metadata()?.len() != bytes(len) as u64 {
             return Err(io::Error::other("it is no shared memory of the expected length"));
         }
-        Ok(SharedMemory {
-            map: MmapOptions::new().map_raw_read_only(&file)?,
-            file,
-            writable: false,
-        })
+        let map = MmapOptions::new().map_raw_read_only(&file)?;
+        Ok(SharedMemory { file: Some(file), ..SharedMemory::of(map, false) })
     }
 
-    /// By which other processes find it, under `/proc/PID/fd`.
-    pub fn descriptor(&self) -> RawFd {
-        self.file.as_raw_fd()
+    fn of(map: MmapRaw, writable: bool) -> SharedMemory {
+        SharedMemory { map, file: None, writable, lent: Mutex::default() }
     }
 
-    /// Copies the values from index `at` on.
-    pub fn read(&self, at: usize, into: &mut [f32]) {
-        let from = self.pointer(at, into.len());
-        // SAFETY: `pointer` checked that the range lies in the mapping, which the seals keep from shrinking; `into` is
-        // memory of this process and not part of it. Any bits are a valid f32.
-        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) }
+    /// By which other processes find it, under `/proc/PID/fd`; `None` if they can't.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        self.file.as_ref().map(File::as_raw_fd)
     }
 
+    /// A part of it as a buffer, which others read by `values` when it is agreed that its holder writes nothing.
+    ///
+    /// # Panics
+    /// For memory of another process, and when the part or some of it is a buffer already.
+    pub fn buffer(self: &Arc<SharedMemory>, span: Span) -> Buffer {
+        assert!(self.writable, "memory of another process is only read");
+        self.pointer(span.start, span.len);
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        let meets = |other: &Span| span.start < other.end() && other.start < span.end();
+        assert!(!lent.iter().any(meets), "{span:?} meets another buffer of {lent:?}");
+        lent.push(span);
+        Buffer::shared(Arc::clone(self), span)
+    }
+
+    /// The `len` values from index `at` on, at a time when nobody writes them.
+    pub fn values(&self, at: usize, len: usize) -> &[f32] {
+        let from = self.pointer(at, len);
+        // SAFETY: `pointer` checked that the range lies in the mapping, which seals keep from shrinking under it, and
+        // which starts on a page. Any bits are a valid f32.
+        unsafe { std::slice::from_raw_parts(from, len) }
+    }
+
+    /// Has `fill` write the `len` values from index `at` on, at a time when nobody reads them.
+    ///
     /// # Panics
     /// For memory of another process.
-    pub fn write(&self, at: usize, from: &[f32]) {
+    pub fn write(&self, at: usize, len: usize, fill: impl FnOnce(&mut [f32])) {
+        fill(self.values_mut(at, len));
+    }
+
+    /// For whoever is the only one to write these: the holder of their buffer, or as long as `write` runs.
+    #[expect(clippy::mut_from_ref, reason = "who writes is agreed among threads and processes")]
+    pub(crate) fn values_mut(&self, at: usize, len: usize) -> &mut [f32] {
         assert!(self.writable, "memory of another process is only read");
-        let into = self.pointer(at, from.len());
-        // SAFETY: as in `read`, and the mapping is writable.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into, from.len()) }
+        let into = self.pointer(at, len);
+        // SAFETY: as in `values`, and the mapping is writable.
+        unsafe { std::slice::from_raw_parts_mut(into, len) }
     }
 
     fn pointer(&self, at: usize, len: usize) -> *mut f32 {
@@ -69,10 +111,6 @@ impl SharedMemory {
     }
 }
 
-const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
-
-fn create_file() -> io::Result<File> {
-    use rustix::fs::MemfdFlags;
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    Ok(rustix::fs::memfd_create("shared-values", flags)?.into())
+fn bytes(len: usize) -> usize {
+    len * size_of::<f32>()
 }

@@ -8,15 +8,21 @@ use super::tasks::Cost;
 use crate::device::Span;
 
 impl CpuDevice {
-    pub(crate) fn sums_of_squares(&self, values: &[f32], spans: &[Span]) -> Vec<f64> {
+    pub(crate) fn sums_of_squares(&self, values: &[f32], spans: &[Span], sums: &mut [f64]) {
+        for (span, sum) in spans.iter().zip(sums) {
+            *sum = self.sum_of_squares(&values[span.start..span.end()]);
+        }
+    }
+
+    fn sum_of_squares(&self, values: &[f32]) -> f64 {
         let vectors = self.vectors();
-        let of = |span: &Span| values[span.start..span.end()].chunks(BLOCK);
-        let blocks: Vec<&[f32]> = spans.iter().flat_map(of).collect();
-        let cost = Cost::elements(spans.iter().map(|span| span.len).sum());
-        let sums = self.map(cost, &blocks, |values| vectors.run(BlockSum { values }));
-        let mut sums = sums.into_iter();
-        let total = |span: &Span| in_order(sums.by_ref().take(span.len.div_ceil(BLOCK)));
-        spans.iter().map(total).collect()
+        values.chunks(BLOCK * GROUP).fold(0.0, |sum, group| {
+            let mut sums = [0.0; GROUP];
+            let blocks = &mut sums[..group.len().div_ceil(BLOCK)];
+            let cost = Cost::elements(group.len());
+            self.map(cost, (group, BLOCK), blocks, |values| vectors.run(BlockSum { values }));
+            blocks.iter().fold(sum, |sum, block| sum + block)
+        })
     }
 }
 
@@ -55,3 +61,5 @@ fn in_order(values: impl Iterator<Item = f64>) -> f64 {
 
 /// Elements of a task: 64 KiB.
 const BLOCK: usize = 16 * 1024;
+/// Blocks whose sums are kept at once, without asking for memory: enough work for several threads.
+const GROUP: usize = 64;

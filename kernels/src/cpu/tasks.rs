@@ -94,17 +94,23 @@ impl CpuDevice {
         });
     }
 
-    /// `task(part)` of each part, in their order.
-    pub(super) fn map<P: Sync>(
+    /// `task(part)` of each part of `part_len` elements, in their order; the last may be shorter.
+    pub(super) fn map(
         &self,
         cost: Cost,
-        parts: &[P],
-        task: impl Fn(&P) -> f64 + Sync + Send,
-    ) -> Vec<f64> {
+        (data, part_len): (&[f32], usize),
+        into: &mut [f64],
+        task: impl Fn(&[f32]) -> f64 + Sync,
+    ) {
+        debug_assert_eq!(data.len().div_ceil(part_len), into.len());
         if self.is_serial(cost) {
-            parts.iter().map(task).collect()
+            let parts = data.chunks(part_len);
+            into.iter_mut().zip(parts).for_each(|(into, part)| *into = task(part));
         } else {
-            self.inner.pool.install(|| parts.par_iter().map(task).collect())
+            self.inner.pool.install(|| {
+                let parts = data.par_chunks(part_len);
+                into.par_iter_mut().zip(parts).for_each(|(into, part)| *into = task(part));
+            });
         }
     }
 

@@ -54,14 +54,15 @@ pub fn sgd(
 /// The sum of the squares of each span's elements: what L2 norms are the roots of. In fp64, where
 /// the square of an fp32 number is exact and neither vanishes nor overflows; the order of the sum
 /// depends on the span's length alone.
-pub fn sums_of_squares(device: &Device, values: View<'_>, spans: &[Span]) -> Vec<f64> {
+pub fn sums_of_squares(device: &Device, values: View<'_>, spans: &[Span], sums: &mut [f64]) {
+    assert_eq!(spans.len(), sums.len(), "a sum for each span");
     for span in spans {
         assert!(span.end() <= values.len(), "{span:?} of {} elements", values.len());
     }
     let elements = spans.iter().map(|span| span.len).sum();
     let _timer = device.timer("sums_of_squares", Work::elements(elements));
     match (device, values) {
-        (Device::Cpu(cpu), View::Cpu(values)) => cpu.sums_of_squares(values, spans),
+        (Device::Cpu(cpu), View::Cpu(values)) => cpu.sums_of_squares(values, spans, sums),
     }
 }
 

@@ -1,13 +1,11 @@
 //! What ops ask of the allocator: on one thread nothing, once each has run on its shape. (With more
 //! threads the pool's queue grows by a block every few dozen ops.)
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use kernels::ops::{self, Crop};
 use kernels::{AugmentShape, LinearShape, View, ViewMut};
 
 use crate::conv::{Data, conv, run_into};
+use crate::counting::allocations;
 use crate::support::{Numbers, device};
 
 #[test]
@@ -53,34 +51,3 @@ fn linear_layers_and_augmentation_allocate_nothing_once_they_have_run() {
     all();
     assert_eq!(allocations(all), 0);
 }
-
-/// How often this thread asked for memory during `work`.
-fn allocations(work: impl FnOnce()) -> usize {
-    let before = COUNT.get();
-    work();
-    COUNT.get() - before
-}
-
-thread_local! {
-    static COUNT: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; the count has no destructor and asks
-// for no memory itself.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;

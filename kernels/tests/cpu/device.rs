@@ -1,8 +1,9 @@
 //! Buffers, views and what a device says of itself.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
-use kernels::{Device, DeviceError, Isa, Span, View, ViewMut};
+use kernels::{Device, DeviceError, Isa, SharedMemory, Span, View, ViewMut};
 
 use crate::support::device;
 
@@ -35,6 +36,27 @@ fn disjoint_spans_are_viewed_at_once_in_any_order() {
     high.fill(2.0);
     low.fill(1.0);
     assert_eq!(buffer.host().unwrap(), [1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0]);
+}
+
+#[test]
+fn parts_of_shared_memory_are_buffers() {
+    let memory = Arc::new(SharedMemory::private(100).unwrap());
+    let mut parts = [Span::new(0, 40), Span::new(60, 40)].map(|span| memory.buffer(span));
+    for (part, value) in parts.iter_mut().zip([1.0, 2.0]) {
+        part.host_mut().unwrap().fill(value);
+    }
+    memory.write(40, 20, |between| between.fill(3.0));
+    assert_eq!(memory.values(39, 22)[..3], [1.0, 3.0, 3.0]);
+    assert_eq!(memory.values(58, 3), [3.0, 3.0, 2.0]);
+    assert_eq!(memory.descriptor(), None);
+}
+
+#[test]
+#[should_panic(expected = "meets another buffer")]
+fn parts_of_shared_memory_do_not_overlap() {
+    let memory = Arc::new(SharedMemory::private(100).unwrap());
+    let _kept = memory.buffer(Span::new(0, 40));
+    memory.buffer(Span::new(39, 2));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "what a machine cannot test is said aloud")]
 
 mod support;
+mod counting;
 mod allocations;
 mod augment;
 mod conv;

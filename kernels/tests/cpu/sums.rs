@@ -1,7 +1,7 @@
 //! Sums over slices, sums of squares, averages and fills.
 
-use kernels::ops::{add, fill, first_non_finite, lerp, sums_of_squares};
-use kernels::{Span, View, ViewMut};
+use kernels::ops::{self, add, fill, first_non_finite, lerp};
+use kernels::{Device, Span, View, ViewMut};
 
 use crate::support::{Numbers, assert_close, assert_same_bits_everywhere, device, to_f64};
 
@@ -39,9 +39,15 @@ fn bits_do_not_depend_on_threads_or_instruction_set() {
     });
     let halves = |sum: f64| [(sum.to_bits() >> 32) as u32, sum.to_bits() as u32];
     assert_same_bits_everywhere("sums of squares", |device| {
-        let sums = sums_of_squares(device, View::Cpu(&from), &spans());
+        let sums = sums_of_squares(device, &from, &spans());
         vec![sums.into_iter().flat_map(halves).map(f32::from_bits).collect()]
     });
+}
+
+fn sums_of_squares(device: &Device, values: &[f32], spans: &[Span]) -> Vec<f64> {
+    let mut sums = vec![f64::NAN; spans.len()];
+    ops::sums_of_squares(device, View::Cpu(values), spans, &mut sums);
+    sums
 }
 
 /// Short ones, whole blocks, a border inside a block, and none at all.
@@ -60,7 +66,7 @@ fn spans() -> [Span; 6] {
 #[test]
 fn sums_of_squares_equal_the_f64_reference_to_its_last_digits() {
     let values = Numbers::new(11).vec(150_001);
-    let sums = sums_of_squares(&device(2), View::Cpu(&values), &spans());
+    let sums = sums_of_squares(&device(2), &values, &spans());
     for (span, sum) in spans().iter().zip(sums) {
         let squares = to_f64(&values[span.start..span.end()]).into_iter().map(|v| v * v);
         let expected: f64 = squares.fold(0.0, |sum, square| sum + square);
@@ -70,8 +76,7 @@ fn sums_of_squares_equal_the_f64_reference_to_its_last_digits() {
 
 #[test]
 fn squares_that_fp32_can_not_hold_are_added_up() {
-    let sum =
-        |value: f32| sums_of_squares(&device(1), View::Cpu(&[value; 40]), &[Span::new(3, 20)]);
+    let sum = |value: f32| sums_of_squares(&device(1), &[value; 40], &[Span::new(3, 20)]);
     for value in [1e-30f32, 1e30] {
         let exact = 20.0 * f64::from(value) * f64::from(value);
         assert!((sum(value)[0] / exact - 1.0).abs() < 1e-12);
@@ -85,7 +90,7 @@ fn a_sum_of_squares_depends_on_nothing_but_the_spans_elements() {
     let values = Numbers::new(12).vec(50_000);
     let mut elsewhere = vec![9.0; 3];
     elsewhere.extend(&values);
-    let sum = |values: &[f32], span| sums_of_squares(&device, View::Cpu(values), &[span])[0];
+    let sum = |values: &[f32], span| sums_of_squares(&device, values, &[span])[0];
     let there = sum(&elsewhere, Span::new(3, values.len()));
     assert_eq!(sum(&values, Span::new(0, values.len())).to_bits(), there.to_bits());
 }

@@ -2,7 +2,6 @@
 //! they do.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::ops::Range;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
@@ -147,15 +146,13 @@ pub(super) fn meet(
     let exchange = TcpExchange::connect(&listener, group, Abort::new(), None)?;
     let run = |rank| first_slice(rank)..first_slice(rank + 1);
     let partials = (0..world).map(|rank| subtrees(run(rank)).len()).sum();
-    Ok(Connected { exchange: Box::new(exchange), slices: run(rank), partials })
+    Ok(Connected { exchange: Box::new(exchange), partials })
 }
 
 /// A member among its peers.
 #[derive(Debug)]
 pub(super) struct Connected {
     pub(super) exchange: Box<dyn Collective>,
-    /// Its own.
-    pub(super) slices: Range<u32>,
     /// That all members together add up.
     pub(super) partials: usize,
 }

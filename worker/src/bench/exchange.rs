@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::io::Write;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use super::pace::{Round, paced};
 use super::report::{Machine, Spread};
 use super::{BenchError, print};
 use crate::args::BenchExchange;
-use crate::collective::{NodeId, Transport, subtrees};
+use crate::collective::Transport;
 
 /// Measures, and writes a table or JSON to `out`.
 pub(super) fn run(args: &BenchExchange, out: &mut dyn Write) -> Result<(), BenchError> {
@@ -96,37 +95,38 @@ fn member(rank: usize, args: &BenchExchange, out: &mut dyn Write) -> Result<(), 
     let bucket_len = args.bucket_mib << 18; // 4-byte elements in a MiB
     let starts = (0..len).step_by(bucket_len);
     let buckets = starts.map(|start| start..len.min(start + bucket_len));
-    // The first is what they start by.
-    let ranges: Vec<Range<usize>> = std::iter::once(0..1).chain(buckets).collect();
-    let bucket_lens = ranges.iter().map(Range::len).collect();
+    // Behind them is what the members start by.
+    let bucket_lens: Vec<usize> = buckets.map(|range| range.len()).chain([1]).collect();
+    let buckets = bucket_lens.len() - 1;
     let connected = meet(rank, transport(args), bucket_lens, out)?;
-    let Connected { mut exchange, slices, partials } = connected;
-    let (nodes, ones) = (subtrees(slices), partials as f32);
-    let (own, mut sum) = (vec![1.0; len], vec![0.0; len]);
+    let Connected { mut exchange, partials, .. } = connected;
+    let mut slots = exchange.slots();
     let mut step = 0;
     paced(out, &mut || {
         step += 1;
-        let one: Vec<(NodeId, &[f32])> = nodes.iter().map(|node| (*node, &own[..1])).collect();
-        exchange.reduce(step, 0, &one)?;
-        exchange.wait(step, 0, &mut [0.0])?;
+        // As backward leaves them, and other values than in the step before.
+        let one = (1 + step % 7) as f32;
+        for slot in &mut slots {
+            slot.host_mut().expect(ON_HOST).fill(one);
+        }
+        exchange.reduce(step, buckets)?;
+        exchange.wait(step, buckets)?;
         let (round, result) = Round::of(|| {
             // As in training, where one bucket is computed while those before it are reduced.
-            for bucket in 1..ranges.len() + AHEAD {
-                if let Some(range) = ranges.get(bucket) {
-                    let part = &own[range.clone()];
-                    let partials: Vec<_> = nodes.iter().map(|node| (*node, part)).collect();
-                    exchange.reduce(step, bucket, &partials)?;
+            for bucket in 0..buckets + AHEAD {
+                if bucket < buckets {
+                    exchange.reduce(step, bucket)?;
                 }
-                let awaited = bucket.checked_sub(AHEAD).filter(|awaited| *awaited > 0);
-                if let Some(range) = awaited.and_then(|awaited| ranges.get(awaited)) {
-                    exchange.wait(step, bucket - AHEAD, &mut sum[range.clone()])?;
+                if let Some(awaited) = bucket.checked_sub(AHEAD) {
+                    exchange.wait(step, awaited)?;
                 }
             }
             Ok::<(), BenchError>(())
         });
         result?;
-        // Of the first rounds: the check takes as long as the exchange.
-        assert!(step > 3 || sum.iter().all(|value| *value == ones), "the sum of ones counts them");
+        let sum = exchange.sum().host().expect(ON_HOST);
+        let all = one * partials as f32;
+        assert!(sum.iter().all(|value| *value == all), "the sum of equal values counts them");
         Ok(round)
     })
 }
@@ -194,6 +194,7 @@ impl fmt::Display for Report {
     }
 }
 
+const ON_HOST: &str = "the CPU device's memory is host memory";
 /// Buckets that are being reduced while one is waited for.
 const AHEAD: usize = 2;
 const WARM_UP: usize = 3;

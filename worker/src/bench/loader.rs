@@ -80,7 +80,7 @@ impl Rig {
     }
 
     /// What training does with a batch before the first layer.
-    fn load(&mut self, mut batch: Batch) -> Result<(), BenchError> {
+    fn load(&mut self, batch: &mut Batch) -> Result<(), BenchError> {
         if let Some(image) = batch.quarantined.pop() {
             return Err(BenchError::Image { path: image.path, cause: image.cause });
         }

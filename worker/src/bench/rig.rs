@@ -10,7 +10,7 @@ use proto::job::{Model, Optimizer, Rule};
 
 use super::BenchError;
 use crate::args::BenchSteps;
-use crate::collective::{Collective, CollectiveError, NodeId};
+use crate::collective::{Collective, CollectiveError};
 use crate::guard::first_non_finite;
 use crate::layout::Total;
 use crate::model::{Geometry, ResNet, Targets};
@@ -36,8 +36,6 @@ pub(super) struct Rig {
 struct Peers {
     exchange: Box<dyn Collective>,
     workers: usize,
-    /// This worker's, and the number of its slice.
-    rank: u32,
     step: u64,
 }
 
@@ -102,8 +100,9 @@ impl Rig {
     }
 
     /// Makes this one of several workers, each of which computes one slice.
-    pub(super) fn connect(&mut self, rank: usize, workers: usize, exchange: Box<dyn Collective>) {
-        self.peers = Some(Peers { exchange, workers, rank: rank as u32, step: 0 });
+    pub(super) fn connect(&mut self, workers: usize, mut exchange: Box<dyn Collective>) {
+        self.slots = exchange.slots();
+        self.peers = Some(Peers { exchange, workers, step: 0 });
     }
 
     /// One optimizer step.
@@ -137,19 +136,18 @@ impl Rig {
             }
             lap(&mut phases.backward);
         }
-        let slices = match peers {
+        let (sum, slices) = match peers {
             None => {
                 add_over_tree(device, slots);
-                slots.len()
+                (&slots[0], slots.len())
             }
-            Some(peers) => peers.wait(buckets, &mut slots[0])?,
+            Some(peers) => peers.wait(buckets.len())?,
         };
         lap(&mut phases.exchange);
-        let sum = &slots[0];
-        let norms = optimizer.gradient_norms(sum);
-        let bad = first_non_finite(device, model.layout(), sum, &norms);
+        let norm = optimizer.measure(sum);
+        let bad = first_non_finite(device, model.layout(), sum, norm);
         assert_eq!(bad, None, "a small rate");
-        optimizer.update(model.state_mut().0, sum, &norms, RULE.learning_rate);
+        optimizer.update(model.state_mut().0, sum, RULE.learning_rate);
         model.update_running(sum, slices);
         lap(&mut phases.update);
         model.pack();
@@ -168,30 +166,23 @@ impl Peers {
         buckets: &[Range<usize>],
         slot: &mut Buffer,
     ) -> Result<(), CollectiveError> {
-        let Peers { exchange, rank, step, .. } = self;
+        let Peers { exchange, step, .. } = self;
         *step += 1;
-        let node = NodeId { level: 0, index: *rank };
         let mut result = Ok(());
-        model.backward(slot, buckets, &mut |bucket, slot| {
+        model.backward(slot, buckets, &mut |bucket, _| {
             if result.is_ok() {
-                let values = &slot.host().expect(ON_HOST)[buckets[bucket].clone()];
-                result = exchange.reduce(*step, bucket, &[(node, values)]);
+                result = exchange.reduce(*step, bucket);
             }
         });
         result
     }
 
-    /// Puts the sum of all slices in the place of the own; gives their number.
-    fn wait(
-        &mut self,
-        buckets: &[Range<usize>],
-        slot: &mut Buffer,
-    ) -> Result<usize, CollectiveError> {
-        let sum = slot.host_mut().expect(ON_HOST);
-        for (bucket, range) in buckets.iter().enumerate() {
-            self.exchange.wait(self.step, bucket, &mut sum[range.clone()])?;
+    /// The sum of all slices, and their number.
+    fn wait(&mut self, buckets: usize) -> Result<(&Buffer, usize), CollectiveError> {
+        for bucket in 0..buckets {
+            self.exchange.wait(self.step, bucket)?;
         }
-        Ok(self.workers)
+        Ok((self.exchange.sum(), self.workers))
     }
 }
 
@@ -209,7 +200,6 @@ fn add_over_tree(device: &Device, slots: &mut [Buffer]) {
     }
 }
 
-const ON_HOST: &str = "the CPU device's memory is host memory";
 /// As in a job file that does not say otherwise.
 pub(super) const BUCKET_MIB: usize = 4;
 const BUCKET_LEN_MAX: usize = BUCKET_MIB << 18; // 4-byte elements in a MiB

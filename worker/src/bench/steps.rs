@@ -107,7 +107,7 @@ fn member(rank: usize, args: &BenchSteps, out: &mut dyn Write) -> Result<(), Ben
     let device = device(args)?;
     let mut rig = Rig::new(&device, args);
     let connected = meet(rank, Transport::Fastest, rig.bucket_lens(), out)?;
-    rig.connect(rank, args.workers.get(), connected.exchange);
+    rig.connect(args.workers.get(), connected.exchange);
     for _ in 0..WARM_UP {
         rig.step()?;
     }

@@ -78,7 +78,7 @@ impl Engine {
         // The trainer's wait ends here: the error first, then the end of the queue that makes it look for it.
         self.failure.get_or_init(|| error.clone());
         let (closed, _) = mpsc::sync_channel(0);
-        self.pieces = closed;
+        self.summed = closed;
 
         let payload = Verdict { accuser, culprit, cause }.encode();
         let header = Header::control(Kind::Poison, self.generation, payload.len() as u32);

@@ -1,19 +1,18 @@
 //! The thread that owns all state of one generation's exchange. Everything reaches it as an `Event`: the trainer's
-//! partials, the readers' frames, failures. It never waits for anything but the next event, which is why nobody who
+//! calls, the readers' frames, failures. It never waits for anything but the next event, which is why nobody who
 //! waits for it waits for long. Knows no socket (`link`) and not what the values mean.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::buffer::Pool;
 use super::ending::Failure;
 use super::frame::{Header, Kind, Verdict};
 use super::gather::{Gather, Partial, Place};
 use super::layout::Layout;
 use super::link::{Link, Outgoing, Payload};
 use super::memory::Shelf;
-use super::stretch::Stretch;
+use super::stretch::{Region, Stretch};
 use super::tree::NodeId;
 use super::{Abort, CollectiveError};
 
@@ -27,11 +26,11 @@ pub(super) struct Engine {
     /// By rank; `None` at this worker's own place.
     pub(super) links: Vec<Option<Link>>,
     pub(super) events: Receiver<Event>,
-    pub(super) pieces: SyncSender<Piece>,
+    /// Buckets whose sums are there.
+    pub(super) summed: SyncSender<usize>,
     pub(super) failure: Arc<OnceLock<CollectiveError>>,
     pub(super) gather: Gather,
     pub(super) shelf: Arc<Shelf>,
-    pub(super) pool: Pool,
     pub(super) awaited: Option<Awaited>,
     /// By rank: when the last frame came.
     pub(super) heard: Vec<Instant>,
@@ -41,14 +40,10 @@ pub(super) struct Engine {
 
 /// What the engine is told.
 pub(super) enum Event {
-    /// One segment of one of the trainer's own partials, for this worker's chunk.
-    Contribution(Partial),
-    /// One for the chunk of `owner`.
-    Send {
-        owner: usize,
-        place: Place,
-        node: NodeId,
-        payload: Payload,
+    /// The trainer's partials of a bucket are in their places.
+    Contribution {
+        step: u64,
+        bucket: usize,
     },
     /// The trainer waits for a bucket of the current step.
     Waiting {
@@ -98,14 +93,6 @@ pub(super) enum Event {
     Aborted,
 }
 
-/// One segment of a bucket's sum, on its way to the trainer.
-#[derive(Debug)]
-pub(super) struct Piece {
-    pub(super) bucket: usize,
-    pub(super) offset: usize,
-    pub(super) values: Arc<Stretch>,
-}
-
 /// The bucket the trainer waits for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Awaited {
@@ -130,15 +117,7 @@ impl Engine {
                 return Err(self.aborted());
             }
             match event {
-                Event::Contribution(partial) => {
-                    self.enter(partial.place.step)?;
-                    self.add(partial)?;
-                }
-                Event::Send { owner, place, node, payload } => {
-                    self.enter(place.step)?;
-                    let header = Header { node, ..self.header(Kind::Partial, place, &payload) };
-                    self.send(owner, Outgoing { header, payload })?;
-                }
+                Event::Contribution { step, bucket } => self.contribute(step, bucket)?,
                 Event::Waiting { bucket } if self.gather.is_complete(bucket) => {}
                 Event::Waiting { bucket } => {
                     self.awaited = Some(Awaited { bucket, since: Instant::now() });
@@ -147,7 +126,7 @@ impl Engine {
                     self.heard[partial.place.from] = Instant::now();
                     self.add(partial)?;
                 }
-                Event::Sum { place, values } => self.sum(place, values)?,
+                Event::Sum { place, values } => self.sum(place, &values)?,
                 Event::Taken { from } if self.shelf.taken_by(from) => {}
                 Event::Taken { from } => {
                     return Err(self.bad_frame(from, "it took what was not offered".to_owned()));
@@ -203,55 +182,95 @@ impl Engine {
         Ok(())
     }
 
-    /// A segment of the sum came from the owner of its chunk.
-    fn sum(&mut self, place: Place, values: Stretch) -> Result<(), Failure> {
-        let Place { from, bucket, offset, .. } = place;
-        self.heard[from] = Instant::now();
-        self.gather.sum(place).map_err(|what| self.bad_frame(from, what))?;
-        self.deliver(Piece { bucket, offset, values: Arc::new(values) });
+    /// Sends this worker's partials of a bucket to the owners of the chunks, and takes in those of its own chunk.
+    fn contribute(&mut self, step: u64, bucket: usize) -> Result<(), Failure> {
+        self.enter(step)?;
+        let layout = Arc::clone(&self.layout);
+        let (rank, world) = (layout.rank, layout.world());
+        // Segment by segment over all owners, so that every peer has something to add from the start, and before adding
+        // anything here. The order within an owner is the one that `Gather` expects.
+        let longest = layout.others().map(|owner| layout.segments(bucket, owner)).max();
+        for segment in 0..longest.unwrap_or(0) {
+            for owner in (1..world).map(|distance| (rank + distance) % world) {
+                if segment < layout.segments(bucket, owner) {
+                    let range = layout.segment(bucket, owner, segment);
+                    let place = Place { from: rank, step, bucket, offset: range.start };
+                    for &node in layout.nodes(rank) {
+                        let region = self.region(place, Some(node), range.len());
+                        let payload = self.payload(owner, region);
+                        let header = Header { node, ..self.header(Kind::Partial, place, &payload) };
+                        self.send(owner, Outgoing { header, payload })?;
+                    }
+                }
+            }
+        }
+        for segment in 0..layout.segments(bucket, rank) {
+            let range = layout.segment(bucket, rank, segment);
+            let place = Place { from: rank, step, bucket, offset: range.start };
+            for &node in layout.nodes(rank) {
+                let values = Stretch::Kept(self.region(place, Some(node), range.len()));
+                self.add(Partial { place, node, values })?;
+            }
+        }
         Ok(())
     }
 
-    /// Adds a partial of the own chunk, and sends the sum to everyone when it is complete.
+    /// A segment of the sum came from the owner of its chunk.
+    fn sum(&mut self, place: Place, values: &Stretch) -> Result<(), Failure> {
+        let from = place.from;
+        self.heard[from] = Instant::now();
+        self.gather.sum(place).map_err(|what| self.bad_frame(from, what))?;
+        let values = values.values();
+        let region = self.region(Place { from: self.layout.rank, ..place }, None, values.len());
+        region.memory.write(region.at, region.len, |into| into.copy_from_slice(values));
+        self.deliver(place.bucket);
+        Ok(())
+    }
+
+    /// Takes in a partial of the own chunk, and sends the sum to everyone when it is complete.
     fn add(&mut self, partial: Partial) -> Result<(), Failure> {
-        let place = partial.place;
-        let sum = self.gather.partial(partial).map_err(|what| self.bad_frame(place.from, what))?;
-        let Some(sum) = sum else {
+        let (place, len) = (partial.place, partial.values.values().len());
+        let whole =
+            self.gather.partial(partial).map_err(|what| self.bad_frame(place.from, what))?;
+        if !whole {
             return Ok(());
-        };
-        let values = Arc::new(sum);
-        let kept = matches!(*values, Stretch::Own(_));
-        // For peers who don't see this worker's memory.
-        let mut sent: Option<Arc<Stretch>> = (!kept).then(|| Arc::clone(&values));
+        }
+        let place = Place { from: self.layout.rank, ..place };
+        let region = self.region(place, None, len);
+        region.memory.write(region.at, len, |into| self.gather.add_up(place, into));
         for peer in self.layout.others() {
-            let payload = match kept && self.shelf.is_read_by(peer) {
-                true => Payload::Kept { len: values.len() },
-                false => {
-                    Payload::Values(Arc::clone(sent.get_or_insert_with(|| self.copy(&values))))
-                }
-            };
+            let payload = self.payload(peer, region.clone());
             let header = self.header(Kind::Sum, place, &payload);
             self.send(peer, Outgoing { header, payload })?;
         }
-        let own = self.gather.sum(Place { from: self.layout.rank, ..place });
+        let own = self.gather.sum(place);
         own.expect("sums of the own chunk complete in order, once");
-        self.deliver(Piece { bucket: place.bucket, offset: place.offset, values });
+        self.deliver(place.bucket);
         Ok(())
     }
 
-    fn copy(&self, values: &Stretch) -> Arc<Stretch> {
-        let mut copy = self.pool.take(values.len());
-        values.read(0, &mut copy);
-        Arc::new(Stretch::Buffer(copy))
+    /// Where this worker has its partial of a node, or for `None` the sum.
+    fn region(&self, place: Place, node: Option<NodeId>, len: usize) -> Region {
+        let at = self.layout.position(place, node);
+        Region { memory: Arc::clone(self.shelf.memory()), at, len }
     }
 
-    fn deliver(&mut self, piece: Piece) {
-        if self.awaited.is_some_and(|awaited| self.gather.is_complete(awaited.bucket)) {
-            self.awaited = None;
+    fn payload(&self, peer: usize, region: Region) -> Payload {
+        match self.shelf.is_read_by(peer) {
+            true => Payload::Kept { len: region.len },
+            false => Payload::Values(region),
         }
-        // The queue holds all pieces of a step, and the trainer takes them before it begins the next. It is gone only
+    }
+
+    /// Something of the bucket's sum came to its place.
+    fn deliver(&mut self, bucket: usize) {
+        if !self.gather.is_complete(bucket) {
+            return;
+        }
+        self.awaited.take_if(|awaited| awaited.bucket == bucket);
+        // The queue holds all buckets of a step, and the trainer takes them before it begins the next. It is gone only
         // when the trainer is.
-        drop(self.pieces.try_send(piece));
+        self.summed.try_send(bucket).ok();
     }
 
     fn send(&self, peer: usize, frame: Outgoing) -> Result<(), Failure> {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::buffer::Pool;
+use super::buffer::SEGMENT_LEN;
 use super::layout::Layout;
 use super::stretch::Stretch;
 use super::tree::{NodeId, TreeSum};
@@ -14,7 +14,7 @@ use super::tree::{NodeId, TreeSum};
 #[derive(Debug)]
 pub(super) struct Gather {
     layout: Arc<Layout>,
-    pool: Pool,
+    tree: TreeSum,
     /// The step this worker is in, or will begin with. Never a peer's word: of two that disagree it would be the first.
     current: u64,
     /// This worker has contributed to the current step.
@@ -31,7 +31,15 @@ struct Bucket {
     /// By rank: segments of the sum received from the owner of the chunk.
     sums: Vec<usize>,
     /// By segment of the own chunk.
-    trees: Vec<TreeSum<Stretch>>,
+    segments: Vec<Segment>,
+}
+
+/// One segment of the own chunk.
+#[derive(Debug)]
+struct Segment {
+    /// By place in the order of all nodes: what has arrived of those.
+    parts: Vec<Option<Stretch>>,
+    missing: usize,
 }
 
 /// One segment of one subtree, arrived at the owner of its chunk.
@@ -53,9 +61,10 @@ pub(super) struct Place {
 }
 
 impl Gather {
-    pub(super) fn new(layout: Arc<Layout>, first_step: u64, pool: Pool) -> Gather {
+    pub(super) fn new(layout: Arc<Layout>, first_step: u64) -> Gather {
+        let tree = TreeSum::new(&layout.all_nodes());
         let steps = [fresh(&layout), fresh(&layout)];
-        Gather { layout, pool, current: first_step, entered: false, steps }
+        Gather { layout, tree, current: first_step, entered: false, steps }
     }
 
     /// The step this worker is in; none before its first contribution.
@@ -71,7 +80,7 @@ impl Gather {
     /// This worker contributes to `step`: the first one, or the one after its last.
     pub(super) fn enter(&mut self, step: u64) {
         if self.entered && step != self.current {
-            self.steps[slot(self.current)] = fresh(&self.layout);
+            self.steps[slot(self.current)].iter_mut().for_each(Bucket::clear);
             self.current += 1;
         }
         assert_eq!(
@@ -81,23 +90,39 @@ impl Gather {
         self.entered = true;
     }
 
-    /// Takes a partial of the own chunk, checked by `Layout::admit`; gives the segment's sum when it was the last.
-    pub(super) fn partial(&mut self, partial: Partial) -> Result<Option<Stretch>, String> {
+    /// Takes a partial of the own chunk, checked by `Layout::admit`. True when it was the last one of its segment, which
+    /// can be added up now.
+    pub(super) fn partial(&mut self, partial: Partial) -> Result<bool, String> {
         let Partial { place, node, values } = partial;
         let Place { from, bucket, offset, .. } = place;
-        let (layout, pool) = (Arc::clone(&self.layout), self.pool.clone());
+        let layout = Arc::clone(&self.layout);
         let state = self.bucket_mut(place)?;
         let count = state.partials[from];
         if count == layout.partials(bucket, from, layout.rank) {
             return Err(format!("partial of {node:?} after the last of bucket {bucket}"));
         }
-        let (segment, expected) = layout.partial_at(from, count);
+        let (segment, part) = layout.partial_at(from, count);
+        let expected = layout.nodes(from)[part];
         let start = layout.segment(bucket, layout.rank, segment).start;
         if (node, offset) != (expected, start) {
             return Err(format!("partial of {node:?} at {offset} before {expected:?} at {start}"));
         }
         state.partials[from] += 1;
-        Ok(state.trees[segment].add(node, values, |left, right| Stretch::add(left, right, &pool)))
+        let segment = &mut state.segments[segment];
+        segment.parts[layout.nodes_before(from) + part] = Some(values);
+        segment.missing -= 1;
+        Ok(segment.missing == 0)
+    }
+
+    /// Adds up the segment at this place of the own chunk, of which everything has arrived, and lets go of its parts.
+    pub(super) fn add_up(&mut self, place: Place, into: &mut [f32]) {
+        let Place { step, bucket, offset, .. } = place;
+        let first = self.layout.segment(bucket, self.layout.rank, 0).start;
+        let segment = (offset - first) / SEGMENT_LEN;
+        let Segment { parts, .. } = &mut self.steps[slot(step)][bucket].segments[segment];
+        let part = |index: usize| parts[index].as_ref().expect("everything has arrived").values();
+        self.tree.add(part, into);
+        parts.fill_with(|| None);
     }
 
     /// Takes note of a segment of the sum from the owner of its chunk.
@@ -156,13 +181,25 @@ impl Gather {
     }
 }
 
+impl Bucket {
+    /// As before the first frame.
+    fn clear(&mut self) {
+        self.partials.fill(0);
+        self.sums.fill(0);
+        for Segment { parts, missing } in &mut self.segments {
+            parts.fill_with(|| None);
+            *missing = parts.len();
+        }
+    }
+}
+
 fn fresh(layout: &Layout) -> Vec<Bucket> {
+    let nodes = layout.all_nodes().len();
+    let segment = |_| Segment { parts: (0..nodes).map(|_| None).collect(), missing: nodes };
     let bucket = |bucket| Bucket {
         partials: vec![0; layout.world()],
         sums: vec![0; layout.world()],
-        trees: (0..layout.segments(bucket, layout.rank))
-            .map(|_| TreeSum::new(layout.slices))
-            .collect(),
+        segments: (0..layout.segments(bucket, layout.rank)).map(segment).collect(),
     };
     (0..layout.buckets()).map(bucket).collect()
 }

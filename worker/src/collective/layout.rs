@@ -11,19 +11,19 @@ use super::buffer::SEGMENT_LEN;
 use super::frame::{Header, Kind};
 use super::gather::Place;
 use super::tree::{NodeId, subtrees};
+use super::vectors::Vectors;
 use super::{CollectiveError, Group, Peer};
 
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) rank: usize,
-    pub(super) slices: u32,
     /// By rank: the subtrees of its run.
     nodes: Vec<Vec<NodeId>>,
     bucket_lens: Vec<usize>,
     /// By bucket: values in the buckets before it.
     bucket_starts: Vec<usize>,
-    /// Values in all buckets.
-    len: usize,
+    /// By rank.
+    vectors: Vec<Vectors>,
 }
 
 impl Layout {
@@ -37,13 +37,14 @@ impl Layout {
             start
         });
         let bucket_starts = bucket_starts.collect();
+        let vectors =
+            |peer: &Peer| Vectors::new(peer.first_slice..peer.first_slice + peer.slice_count, len);
         Ok(Layout {
             rank: group.rank,
-            slices: group.slices,
             nodes: group.peers.iter().map(|peer| run(peer.first_slice, peer.slice_count)).collect(),
             bucket_starts,
             bucket_lens: group.bucket_lens.clone(),
-            len,
+            vectors: group.peers.iter().map(vectors).collect(),
         })
     }
 
@@ -69,6 +70,16 @@ impl Layout {
         &self.nodes[rank]
     }
 
+    /// Of all ranks, in slice order.
+    pub(super) fn all_nodes(&self) -> Vec<NodeId> {
+        self.nodes.concat()
+    }
+
+    /// Of the ranks before this one.
+    pub(super) fn nodes_before(&self, rank: usize) -> usize {
+        self.nodes[..rank].iter().map(Vec::len).sum()
+    }
+
     /// The part of a bucket that `rank` adds up; empty for some ranks of a bucket shorter than the world.
     fn chunk(&self, bucket: usize, rank: usize) -> Range<usize> {
         let bound = |rank: usize| self.bucket_lens[bucket] * rank / self.world();
@@ -87,16 +98,6 @@ impl Layout {
         start..chunk.end.min(start + SEGMENT_LEN)
     }
 
-    /// Segments of all chunks of a bucket.
-    pub(super) fn segments_of_bucket(&self, bucket: usize) -> usize {
-        (0..self.world()).map(|rank| self.segments(bucket, rank)).sum()
-    }
-
-    /// Segments of all chunks of all buckets.
-    pub(super) fn segments_of_step(&self) -> usize {
-        (0..self.buckets()).map(|bucket| self.segments_of_bucket(bucket)).sum()
-    }
-
     /// Partial frames that `from` sends to `to` for a bucket.
     pub(super) fn partials(&self, bucket: usize, from: usize, to: usize) -> usize {
         self.segments(bucket, to) * self.nodes[from].len()
@@ -108,32 +109,34 @@ impl Layout {
         (0..self.buckets()).map(frames).sum()
     }
 
-    /// Messages that one step brings to this worker's engine: its own partials and everybody's frames.
+    /// Messages that one step brings to this worker's engine: its trainer's, and everybody's frames.
     pub(super) fn messages_of_step(&self) -> usize {
-        let own = self.segments_of_step() * self.nodes[self.rank].len();
-        own + self.others().map(|peer| self.frames_of_step(peer, self.rank)).sum::<usize>()
+        let frames = self.others().map(|peer| self.frames_of_step(peer, self.rank));
+        2 * self.buckets() + frames.sum::<usize>()
     }
 
-    /// The `count`-th partial frame of a bucket from `from` to `to`: its segment and node.
-    pub(super) fn partial_at(&self, from: usize, count: usize) -> (usize, NodeId) {
-        let nodes = &self.nodes[from];
-        (count / nodes.len(), nodes[count % nodes.len()])
+    /// The `count`-th partial frame of a bucket from `from`: its segment, and which of the sender's nodes.
+    pub(super) fn partial_at(&self, from: usize, count: usize) -> (usize, usize) {
+        let nodes = self.nodes[from].len();
+        (count / nodes, count % nodes)
     }
 
-    /// Values that `rank` keeps for peers of its machine: each of its partials, of all buckets, and twice the sums.
-    pub(super) fn kept_len(&self, rank: usize) -> usize {
-        (self.nodes[rank].len() + 2) * self.len
+    pub(super) fn vectors(&self, rank: usize) -> &Vectors {
+        &self.vectors[rank]
     }
 
-    /// Where the worker at `place.from` keeps its partial of `node` in the order of values; for `None` the sum.
-    pub(super) fn kept_at(&self, place: Place, node: Option<NodeId>) -> usize {
-        let Place { from, step, bucket, offset } = place;
-        let nodes = &self.nodes[from];
+    /// Where in its memory the worker at `place.from` has its partial of `node`; for `None` the sum.
+    pub(super) fn position(&self, place: Place, node: Option<NodeId>) -> usize {
+        let Place { from, bucket, offset, .. } = place;
+        let vectors = &self.vectors[from];
         let vector = match node {
-            Some(node) => nodes.iter().position(|other| *other == node).expect("a node of its own"),
-            None => nodes.len() + (step % 2) as usize,
+            None => vectors.sum(),
+            Some(node) => {
+                let slot = self.nodes[from].iter().position(|other| *other == node);
+                vectors.slot(slot.expect("a node of its own"))
+            }
         };
-        vector * self.len + self.bucket_starts[bucket] + offset
+        vector.start + self.bucket_starts[bucket] + offset
     }
 
     /// Checks that this worker can expect a data frame of this shape from `from` at some time. Called before any memory

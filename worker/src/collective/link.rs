@@ -40,8 +40,8 @@ pub(super) struct Outgoing {
 
 #[derive(Clone, Debug)]
 pub(super) enum Payload {
-    /// A buffer of this process.
-    Values(Arc<Stretch>),
+    /// This worker's memory.
+    Values(Region),
     /// Nothing: the peer finds these values in this worker's memory.
     Kept {
         len: usize,
@@ -164,10 +164,7 @@ impl Payload {
 
     fn bytes(&self) -> &[u8] {
         match self {
-            Payload::Values(values) => match &**values {
-                Stretch::Buffer(buffer) => bytemuck::cast_slice(buffer),
-                Stretch::Own(_) | Stretch::Peer(_) => unreachable!("only buffers are sent"),
-            },
+            Payload::Values(region) => bytemuck::cast_slice(region.values()),
             Payload::Kept { .. } => &[],
             Payload::Bytes(bytes) => bytes,
         }
@@ -229,7 +226,7 @@ fn read_frames(mut socket: &TcpStream, context: &LinkContext) -> Result<(), Read
                 read_payload(socket, &mut payload, crc)?;
                 let offer = Offer::decode(&payload)
                     .ok_or_else(|| ReadError::Plan("an offer of another length".to_owned()))?;
-                memory = offer.take(context.layout.kept_len(from)).map(Arc::new);
+                memory = offer.take(context.layout.vectors(from).memory_len()).map(Arc::new);
                 if memory.is_none() {
                     continue;
                 }
@@ -269,11 +266,11 @@ fn read_values(
         (false, _) => {
             let mut values = pool.take(len);
             read_payload(socket, bytemuck::cast_slice_mut(&mut values), crc)?;
-            Stretch::Buffer(values)
+            Stretch::Received(values)
         }
         (true, Some(memory)) => {
-            let (memory, at) = (Arc::clone(memory), layout.kept_at(place, node));
-            Stretch::Peer(Region { memory, at, len })
+            let (memory, at) = (Arc::clone(memory), layout.position(place, node));
+            Stretch::Kept(Region { memory, at, len })
         }
         (true, None) => return Err(ReadError::Plan("it is kept where nobody looks".to_owned())),
     };

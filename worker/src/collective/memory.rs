@@ -1,11 +1,16 @@
 //! Payloads between workers of one machine: memory that its worker writes and the peers read in place, so that only
 //! headers go through their sockets. Whoever can't open it is sent everything. Knows no bucket.
 //!
-//! A stretch of it is written again without asking. That is safe because of the order that `Calls` and the tree enforce. A
-//! trainer writes partials of the next step when it holds all sums of this one, so the owner of the chunk has used the
-//! partial that was there. Sums stay for a step longer, as peers read them while their trainers wait: steps take turns
-//! with two places. What is written in step `s + 2` was read in step `s`, since every peer has contributed to `s + 1`.
-//! Were it not so, the digests that all members compare after every step would differ.
+//! It is one vector for the sum and, behind it, the gradient vectors that the trainer computes in, and each is written
+//! again in the next step, without asking. That is safe because of the order that `Calls` and the tree enforce:
+//!
+//! * A trainer begins with the gradients of step `s + 1` when it holds all sums of step `s`. To make these, the owners have
+//!   read all partials of `s`.
+//! * An owner writes a sum of `s + 1` when all partials of it are there, its own among them, and not before. A worker
+//!   contributes to `s + 1` when it has all sums of `s`: a peer has copied them, and the own trainer is done with them.
+//!
+//! Values that go through a socket are sent from the same places, and the same reasons hold. Were it not so, the digests
+//! that all members compare after every step would differ.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -15,18 +20,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kernels::SharedMemory;
 
-/// What this worker keeps for its peers, and who of them reads it.
+/// The memory of this worker's gradients, and who of the peers reads it.
 #[derive(Debug)]
 pub(super) struct Shelf {
-    kept: Option<Kept>,
+    memory: Arc<SharedMemory>,
+    /// `None` when no other process can open it.
+    offer: Option<Offer>,
     /// By rank.
     readers: Vec<AtomicBool>,
-}
-
-#[derive(Debug)]
-struct Kept {
-    memory: Arc<SharedMemory>,
-    offer: Offer,
 }
 
 /// Where another process of this machine finds a worker's memory.
@@ -41,48 +42,58 @@ pub(super) struct Offer {
 type Proof = [u8; PROOF_LEN];
 
 impl Shelf {
-    /// With memory for `len` values, if the system has it to give.
+    /// With memory for `len` values, which others can open if the system has such memory to give.
     pub(super) fn new(world: usize, len: usize) -> Shelf {
-        let kept = Kept::new(len)
+        let shared = shared(len)
             .inspect_err(|error| tracing::debug!(%error, "no memory to share with other workers"));
-        Shelf { kept: kept.ok(), ..Shelf::none(world) }
+        match shared {
+            Ok((memory, offer)) => Shelf { offer: Some(offer), ..Shelf::of(world, memory) },
+            Err(_) => Shelf::private(world, len),
+        }
     }
 
     /// For a worker that sends everything.
-    pub(super) fn none(world: usize) -> Shelf {
-        Shelf { kept: None, readers: (0..world).map(|_| AtomicBool::new(false)).collect() }
+    pub(super) fn private(world: usize, len: usize) -> Shelf {
+        Shelf::of(world, private(len))
+    }
+
+    fn of(world: usize, memory: SharedMemory) -> Shelf {
+        let readers = (0..world).map(|_| AtomicBool::new(false)).collect();
+        Shelf { memory: Arc::new(memory), offer: None, readers }
+    }
+
+    pub(super) fn memory(&self) -> &Arc<SharedMemory> {
+        &self.memory
     }
 
     pub(super) fn offer(&self) -> Option<Offer> {
-        self.kept.as_ref().map(|kept| kept.offer)
+        self.offer
     }
 
-    /// The peer opened the memory. False when there is none.
+    /// The peer opened the memory. False when it was not offered.
     pub(super) fn taken_by(&self, peer: usize) -> bool {
         self.readers[peer].store(true, Ordering::Relaxed);
-        self.kept.is_some()
+        self.offer.is_some()
     }
 
     pub(super) fn is_read_by(&self, peer: usize) -> bool {
         self.readers[peer].load(Ordering::Relaxed)
     }
-
-    /// The memory, if any peer reads it.
-    pub(super) fn in_use(&self) -> Option<&Arc<SharedMemory>> {
-        let read = self.readers.iter().any(|reader| reader.load(Ordering::Relaxed));
-        self.kept.as_ref().filter(|_| read).map(|kept| &kept.memory)
-    }
 }
 
-impl Kept {
-    fn new(len: usize) -> io::Result<Kept> {
-        let mut proof = Proof::default();
-        getrandom::fill(&mut proof).map_err(io::Error::other)?;
-        let memory = Arc::new(SharedMemory::create(len + PROOF_VALUES)?);
-        memory.write(len, &bytemuck::pod_collect_to_vec(&proof));
-        let descriptor = memory.descriptor() as u32;
-        Ok(Kept { memory, offer: Offer { process: std::process::id(), descriptor, proof } })
-    }
+/// Memory of this process alone.
+pub(super) fn private(len: usize) -> SharedMemory {
+    SharedMemory::private(len).expect("memory for gradients, which was planned for")
+}
+
+fn shared(len: usize) -> io::Result<(SharedMemory, Offer)> {
+    let mut proof = Proof::default();
+    getrandom::fill(&mut proof).map_err(io::Error::other)?;
+    let memory = SharedMemory::create(len + PROOF_VALUES)?;
+    let values: [f32; PROOF_VALUES] = bytemuck::cast(proof);
+    memory.write(len, PROOF_VALUES, |last| last.copy_from_slice(&values));
+    let descriptor = memory.descriptor().ok_or(io::ErrorKind::Unsupported)? as u32;
+    Ok((memory, Offer { process: std::process::id(), descriptor, proof }))
 }
 
 impl Offer {
@@ -108,9 +119,8 @@ impl Offer {
         let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
         let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path).ok()?;
         let memory = SharedMemory::open(file, len + PROOF_VALUES).ok()?;
-        let mut proof = [0.0; PROOF_VALUES];
-        memory.read(len, &mut proof);
-        (bytemuck::cast::<_, Proof>(proof) == self.proof).then_some(memory)
+        let found: &[u8] = bytemuck::cast_slice(memory.values(len, PROOF_VALUES));
+        (found == self.proof).then_some(memory)
     }
 }
 

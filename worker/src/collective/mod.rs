@@ -4,9 +4,9 @@
 //! It is direct: rank `r` owns chunk `r` of each bucket, receives everybody's subtrees of that chunk, adds them in tree
 //! order and sends the sum to all. In reading order: `tree` (what is added to what), `layout` (who owns and sends
 //! which stretch), `handover` (the state's way to a new member), `tcp` (the trainer's side), `engine` with `gather` and
-//! `ending` (the thread that owns all state of the exchange)
-//! and `link` (the threads that own the sockets), `memory` with `stretch` (how workers of one machine spare the sockets), `mesh` with `desk` and `handshake` (how a generation's connections come about).
-//! `solo` is the exchange of a worker on its own.
+//! `ending` (the thread that owns all state of the exchange) and `link` (the threads that own the sockets), `memory` with
+//! `vectors` and `stretch` (where gradients lie, and how workers of one machine spare the sockets), `mesh` with `desk` and
+//! `handshake` (how a generation's connections come about). `solo` is the exchange of a worker on its own.
 //!
 //! Knows no model, no optimizer and no coordinator: it is told a generation and reports whom it lost.
 
@@ -14,6 +14,7 @@ mod tree;
 mod error;
 mod abort;
 mod buffer;
+mod vectors;
 mod layout;
 mod frame;
 mod memory;
@@ -33,6 +34,8 @@ mod solo;
 use std::fmt;
 use std::time::Duration;
 
+use kernels::Buffer;
+
 pub use abort::Abort;
 pub use error::CollectiveError;
 pub use handover::Handover;
@@ -47,22 +50,25 @@ compile_error!("the exchange sends values as they lie in memory and needs a litt
 
 /// The gradient all-reduce of one generation.
 ///
-/// Steps are consecutive numbers from the group's first one on. In each, every bucket is reduced once, in the same order on all
-/// workers, and waited for once, before the next step's first `reduce`; anything else is a mistake of the program and
+/// Gradients lie in its memory, so that nothing is copied before it is added. Steps are consecutive numbers from the group's
+/// first one on. In each, every bucket is reduced once, in the same order on all workers, and waited for once, before
+/// anything is written to the slots for the next step; anything else is a mistake of the program and, where it shows,
 /// panics.
 pub trait Collective: Send + fmt::Debug {
-    /// Starts the reduction of a bucket and returns at once. `partials` are this worker's `subtrees`, in order, each
-    /// with the bucket's values; they are copied.
-    fn reduce(
-        &mut self,
-        step: u64,
-        bucket: usize,
-        partials: &[(NodeId, &[f32])],
-    ) -> Result<(), CollectiveError>;
+    /// The gradient vectors in which this worker computes, as many as its `SlicePlan` has slots, each of all buckets' values.
+    /// To be taken once.
+    fn slots(&mut self) -> Vec<Buffer>;
 
-    /// Waits until the sum of the bucket over all slices is there and copies it to `sum`. Never waits longer than the
-    /// group's timeout without data.
-    fn wait(&mut self, step: u64, bucket: usize, sum: &mut [f32]) -> Result<(), CollectiveError>;
+    /// Starts the reduction of a bucket and returns at once. Its values in the first slots are this worker's `subtrees`, in
+    /// order, and stay so until all of the step has been waited for.
+    fn reduce(&mut self, step: u64, bucket: usize) -> Result<(), CollectiveError>;
+
+    /// Waits until the sum of the bucket over all slices is there. Never waits longer than the group's timeout without
+    /// data.
+    fn wait(&mut self, step: u64, bucket: usize) -> Result<&[f32], CollectiveError>;
+
+    /// The sums of all buckets, side by side, after a completed step.
+    fn sum(&self) -> &Buffer;
 
     /// Ends the exchange after a completed step: the peers get what they still need of this worker, then the
     /// connections close. Dropping an exchange instead tells the peers that this worker gave up.

@@ -1,42 +1,74 @@
 //! The exchange of a worker on its own: it holds every slice, so its one partial is the root of the tree and the sum.
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use kernels::{Buffer, SharedMemory};
+
 use super::calls::Calls;
-use super::{Collective, CollectiveError, NodeId, subtrees};
+use super::memory::private;
+use super::vectors::Vectors;
+use super::{Collective, CollectiveError};
 
 #[derive(Debug)]
 pub struct Solo {
-    slices: u32,
-    sums: Vec<Vec<f32>>,
+    vectors: Vectors,
+    memory: Arc<SharedMemory>,
+    /// Until the trainer takes them.
+    slots: Vec<Buffer>,
+    sum: Buffer,
+    buckets: Vec<Range<usize>>,
     calls: Calls,
 }
 
 impl Solo {
     pub fn new(slices: u32, bucket_lens: &[usize]) -> Solo {
-        let sums = bucket_lens.iter().map(|len| vec![0.0; *len]).collect();
-        Solo { slices, sums, calls: Calls::new(bucket_lens.len()) }
+        let mut len = 0;
+        let bucket = |bucket: &usize| {
+            len += bucket;
+            len - bucket..len
+        };
+        let buckets: Vec<Range<usize>> = bucket_lens.iter().map(bucket).collect();
+        let vectors = Vectors::new(0..slices, len);
+        let memory = Arc::new(private(vectors.memory_len()));
+        Solo {
+            slots: vectors.slots().map(|span| memory.buffer(span)).collect(),
+            sum: memory.buffer(vectors.sum()),
+            calls: Calls::new(buckets.len()),
+            vectors,
+            memory,
+            buckets,
+        }
+    }
+
+    fn host(&mut self) -> &mut [f32] {
+        self.sum.host_mut().expect("the CPU device's memory is host memory")
     }
 }
 
 impl Collective for Solo {
-    fn reduce(
-        &mut self,
-        step: u64,
-        bucket: usize,
-        partials: &[(NodeId, &[f32])],
-    ) -> Result<(), CollectiveError> {
+    fn slots(&mut self) -> Vec<Buffer> {
+        std::mem::take(&mut self.slots)
+    }
+
+    fn reduce(&mut self, step: u64, bucket: usize) -> Result<(), CollectiveError> {
         self.calls.reduce(step, bucket);
-        assert!(
-            partials.iter().map(|(node, _)| *node).eq(subtrees(0..self.slices)),
-            "a worker on its own holds the sum of all slices"
-        );
-        partials.iter().for_each(|(_, values)| self.sums[bucket].copy_from_slice(values));
+        let range = self.buckets[bucket].clone();
+        let memory = Arc::clone(&self.memory);
+        let partial = memory.values(self.vectors.slot(0).start + range.start, range.len());
+        self.host()[range].copy_from_slice(partial);
         Ok(())
     }
 
-    fn wait(&mut self, step: u64, bucket: usize, sum: &mut [f32]) -> Result<(), CollectiveError> {
+    fn wait(&mut self, step: u64, bucket: usize) -> Result<&[f32], CollectiveError> {
         self.calls.wait(step, bucket);
-        sum.copy_from_slice(&self.sums[bucket]);
-        Ok(())
+        let range = self.buckets[bucket].clone();
+        Ok(&self.host()[range])
+    }
+
+    fn sum(&self) -> &Buffer {
+        assert!(self.calls.is_complete(), "the sum is whole after a complete step");
+        &self.sum
     }
 
     fn shutdown(&mut self) -> Result<(), CollectiveError> {

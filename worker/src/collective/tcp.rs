@@ -1,7 +1,6 @@
-//! The trainer's side of the exchange over TCP: cuts buckets into segments for the engine and puts the sums together
-//! again. Touches no socket and blocks on nothing but the engine, which always answers.
+//! The trainer's side of the exchange between processes: tells the engine of its partials and waits for the sums. Touches
+//! no socket and blocks on nothing but the engine, which always answers.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::net::TcpStream;
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -9,28 +8,32 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use kernels::Buffer;
+
 use super::buffer::Pool;
 use super::calls::Calls;
-use super::engine::{Engine, Event, Piece};
-use super::gather::{Gather, Partial, Place};
+use super::engine::{Engine, Event};
+use super::gather::{Gather, Place};
 use super::handover;
 use super::layout::Layout;
-use super::link::{Link, LinkContext, Payload};
+use super::link::{Link, LinkContext};
 use super::memory::Shelf;
 use super::mesh::{self, Limits};
-use super::stretch::{Region, Stretch};
-use super::{Abort, Collective, CollectiveError, Group, Handover, Listener, NodeId, Transport};
+use super::{Abort, Collective, CollectiveError, Group, Handover, Listener, Transport};
 
 /// The exchange of one generation between processes.
 pub struct TcpExchange {
     layout: Arc<Layout>,
-    pool: Pool,
     shelf: Arc<Shelf>,
+    /// Until the trainer takes them.
+    slots: Vec<Buffer>,
+    sum: Buffer,
     calls: Calls,
     events: SyncSender<Event>,
-    pieces: Receiver<Piece>,
-    /// By bucket: pieces that came while another bucket was waited for.
-    early: Vec<VecDeque<Piece>>,
+    /// Buckets whose sums are there.
+    summed: Receiver<usize>,
+    /// By bucket: its sum is there.
+    ready: Vec<bool>,
     failure: Arc<OnceLock<CollectiveError>>,
     /// `None` after `shutdown`.
     engine: Option<JoinHandle<Result<(), CollectiveError>>>,
@@ -54,11 +57,6 @@ impl TcpExchange {
     }
 
     #[cfg(test)]
-    pub(super) fn rank(&self) -> usize {
-        self.layout.rank
-    }
-
-    #[cfg(test)]
     pub(super) fn is_read_by(&self, peer: usize) -> bool {
         self.shelf.is_read_by(peer)
     }
@@ -73,34 +71,6 @@ impl TcpExchange {
         self.failure.get().map_or(Ok(()), |failure| Err(failure.clone()))
     }
 
-    /// A segment of an own partial on its way to the owner of its chunk. It is copied to where the owner adds it: shared
-    /// memory, if the owner reads that or the sum is to be there.
-    fn contribution(&self, owner: usize, place: Place, node: NodeId, values: &[f32]) -> Event {
-        let (is_own, len) = (owner == place.from, values.len());
-        let read = is_own || self.shelf.is_read_by(owner);
-        let is_first = self.layout.nodes(place.from).first() == Some(&node);
-        let values = match self.shelf.in_use().filter(|_| read && (!is_own || is_first)) {
-            Some(memory) => {
-                let at = self.layout.kept_at(place, (!is_own).then_some(node));
-                memory.write(at, values);
-                Stretch::Own(Region { memory: Arc::clone(memory), at, len })
-            }
-            None => {
-                let mut copy = self.pool.take(len);
-                copy.copy_from_slice(values);
-                Stretch::Buffer(copy)
-            }
-        };
-        if is_own {
-            return Event::Contribution(Partial { place, node, values });
-        }
-        let payload = match values {
-            Stretch::Own(_) => Payload::Kept { len },
-            copy => Payload::Values(Arc::new(copy)),
-        };
-        Event::Send { owner, place, node, payload }
-    }
-
     /// Ends the engine by this event and returns what came of it.
     fn end(&mut self, event: Event) -> Result<(), CollectiveError> {
         let Some(engine) = self.engine.take() else {
@@ -113,58 +83,36 @@ impl TcpExchange {
 }
 
 impl Collective for TcpExchange {
-    fn reduce(
-        &mut self,
-        step: u64,
-        bucket: usize,
-        partials: &[(NodeId, &[f32])],
-    ) -> Result<(), CollectiveError> {
-        self.check()?;
-        self.calls.reduce(step, bucket);
-        let Layout { rank, .. } = *self.layout;
-        let len = self.layout.bucket_len(bucket);
-        assert!(
-            partials.iter().map(|(node, _)| node).eq(self.layout.nodes(rank)),
-            "partials are the subtrees of the own run"
-        );
-        assert!(partials.iter().all(|(_, values)| values.len() == len), "partials fill the bucket");
-
-        // Segment by segment over all owners, so that every peer has something to add from the start. The order within
-        // an owner is the one that `Gather` expects.
-        let world = self.layout.world();
-        let longest = (0..world).map(|owner| self.layout.segments(bucket, owner)).max();
-        for segment in 0..longest.unwrap_or(0) {
-            for owner in (1..=world).map(|distance| (rank + distance) % world) {
-                if segment >= self.layout.segments(bucket, owner) {
-                    continue;
-                }
-                let range = self.layout.segment(bucket, owner, segment);
-                let place = Place { from: rank, step, bucket, offset: range.start };
-                for (node, values) in partials {
-                    let event = self.contribution(owner, place, *node, &values[range.clone()]);
-                    self.events.send(event).map_err(|_| self.failed())?;
-                }
-            }
-        }
-        Ok(())
+    fn slots(&mut self) -> Vec<Buffer> {
+        std::mem::take(&mut self.slots)
     }
 
-    fn wait(&mut self, step: u64, bucket: usize, sum: &mut [f32]) -> Result<(), CollectiveError> {
+    fn reduce(&mut self, step: u64, bucket: usize) -> Result<(), CollectiveError> {
+        self.check()?;
+        self.calls.reduce(step, bucket);
+        self.ready[bucket] = false;
+        self.events.send(Event::Contribution { step, bucket }).map_err(|_| self.failed())
+    }
+
+    fn wait(&mut self, step: u64, bucket: usize) -> Result<&[f32], CollectiveError> {
         self.check()?;
         self.calls.wait(step, bucket);
-        assert_eq!(sum.len(), self.layout.bucket_len(bucket), "the sum fills the bucket");
-        self.events.send(Event::Waiting { bucket }).map_err(|_| self.failed())?;
-        for _ in 0..self.layout.segments_of_bucket(bucket) {
-            let piece = loop {
-                if let Some(piece) = self.early[bucket].pop_front() {
-                    break piece;
-                }
-                let piece = self.pieces.recv().map_err(|_| self.failed())?;
-                self.early[piece.bucket].push_back(piece);
-            };
-            piece.values.read(0, &mut sum[piece.offset..][..piece.values.len()]);
+        self.summed.try_iter().for_each(|bucket| self.ready[bucket] = true);
+        if !self.ready[bucket] {
+            self.events.send(Event::Waiting { bucket }).map_err(|_| self.failed())?;
         }
-        Ok(())
+        while !self.ready[bucket] {
+            let summed = self.summed.recv().map_err(|_| self.failed())?;
+            self.ready[summed] = true;
+        }
+        let place = Place { from: self.layout.rank, step, bucket, offset: 0 };
+        let at = self.layout.position(place, None);
+        Ok(self.shelf.memory().values(at, self.layout.bucket_len(bucket)))
+    }
+
+    fn sum(&self) -> &Buffer {
+        assert!(self.calls.is_complete(), "the sum is whole after a complete step");
+        &self.sum
     }
 
     fn shutdown(&mut self) -> Result<(), CollectiveError> {
@@ -202,11 +150,13 @@ fn start(
     // One step's messages: then `reduce` returns without waiting for the engine. Peers may be a step ahead; their
     // readers wait for room, which the engine makes whatever its peers do.
     let (events, received) = mpsc::sync_channel(messages + CONTROL_EVENTS_MAX * world);
-    let (pieces, delivered) = mpsc::sync_channel(layout.segments_of_step());
+    let (summed, ready) = mpsc::sync_channel(layout.buckets());
     let pool = Pool::new(messages);
+    let vectors = layout.vectors(layout.rank);
+    let memory_len = vectors.memory_len();
     let shelf = Arc::new(match group.transport {
-        Transport::Fastest => Shelf::new(world, layout.kept_len(layout.rank)),
-        Transport::Tcp => Shelf::none(world),
+        Transport::Fastest => Shelf::new(world, memory_len),
+        Transport::Tcp => Shelf::private(world, memory_len),
     });
     let mut links = Vec::with_capacity(world);
     for (peer, socket) in sockets.into_iter().enumerate() {
@@ -225,17 +175,16 @@ fn start(
     // If there is no room the engine is awake, and looks for an abort at each event.
     abort.on_abort(move || drop(wake.try_send(Event::Aborted)));
     let engine = Engine {
-        gather: Gather::new(Arc::clone(&layout), group.first_step, pool.clone()),
+        gather: Gather::new(Arc::clone(&layout), group.first_step),
         layout: Arc::clone(&layout),
         generation: group.generation,
         names: group.peers.into_iter().map(|peer| peer.name).collect(),
         shelf: Arc::clone(&shelf),
-        pool: pool.clone(),
         timeout: group.timeout,
         abort,
         links,
         events: received,
-        pieces,
+        summed,
         failure: Arc::clone(&failure),
         awaited: None,
         heard: vec![Instant::now(); world],
@@ -244,13 +193,14 @@ fn start(
     let thread = thread::Builder::new().name("exchange-engine".to_owned());
     Ok(TcpExchange {
         calls: Calls::new(layout.buckets()),
-        early: (0..layout.buckets()).map(|_| VecDeque::new()).collect(),
+        slots: vectors.slots().map(|span| shelf.memory().buffer(span)).collect(),
+        sum: shelf.memory().buffer(vectors.sum()),
+        ready: vec![false; layout.buckets()],
         engine: Some(thread.spawn(move || engine.run()).map_err(threads)?),
         layout,
-        pool,
         shelf,
         events,
-        pieces: delivered,
+        summed: ready,
         failure,
     })
 }

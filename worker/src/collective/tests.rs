@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use kernels::Span;
+
 use super::layout::Layout;
 use super::mesh::{self, Limits};
 use super::*;
@@ -91,7 +93,8 @@ impl Cluster {
                         let sockets = mesh::form(listener, &group, &abort, Limits::STANDARD);
                         return Member::Ghost(Ghost { layout, sockets: sockets.unwrap() });
                     }
-                    Member::Real(TcpExchange::connect(listener, group, abort, None).unwrap())
+                    let exchange = TcpExchange::connect(listener, group, abort, None);
+                    Member::Real(Box::new(Trainer::new(rank, exchange.unwrap())))
                 })
             };
             let threads: Vec<_> = (0..self.groups.len()).map(connect).collect();
@@ -99,25 +102,25 @@ impl Cluster {
         })
     }
 
-    fn connect_all(&self) -> Vec<TcpExchange> {
+    fn connect_all(&self) -> Vec<Trainer> {
         let member = |member| match member {
-            Member::Real(exchange) => exchange,
+            Member::Real(trainer) => *trainer,
             Member::Ghost(_) => unreachable!("no ghost was asked for"),
         };
         self.connect(&[]).into_iter().map(member).collect()
     }
 
     /// Connects all ranks, one of them as a ghost.
-    fn connect_with_ghost(&self, rank: usize) -> (Vec<TcpExchange>, Ghost) {
+    fn connect_with_ghost(&self, rank: usize) -> (Vec<Trainer>, Ghost) {
         let mut ghost = None;
-        let mut exchanges = Vec::new();
+        let mut trainers = Vec::new();
         for member in self.connect(&[rank]) {
             match member {
-                Member::Real(exchange) => exchanges.push(exchange),
+                Member::Real(trainer) => trainers.push(*trainer),
                 Member::Ghost(member) => ghost = Some(member),
             }
         }
-        (exchanges, ghost.unwrap())
+        (trainers, ghost.unwrap())
     }
 
     fn name(&self, rank: usize) -> Option<&str> {
@@ -126,8 +129,26 @@ impl Cluster {
 }
 
 enum Member {
-    Real(TcpExchange),
+    Real(Box<Trainer>),
     Ghost(Ghost),
+}
+
+/// A rank that trains, apart from the training.
+#[derive(Debug)]
+struct Trainer<E = TcpExchange> {
+    rank: usize,
+    slots: Vec<Buffer>,
+    exchange: E,
+}
+
+impl<E: Collective> Trainer<E> {
+    fn new(rank: usize, mut exchange: E) -> Trainer<E> {
+        Trainer { rank, slots: exchange.slots(), exchange }
+    }
+
+    fn shutdown(&mut self) -> Result<(), CollectiveError> {
+        self.exchange.shutdown()
+    }
 }
 
 /// A rank that proved itself and then does what a test wants.
@@ -180,7 +201,7 @@ fn partials(run: Range<u32>, leaf: &dyn Fn(u32) -> Vec<f32>) -> Vec<(NodeId, Vec
 
 /// Contributes a rank's slices of one bucket.
 fn reduce(
-    exchange: &mut dyn Collective,
+    trainer: &mut Trainer<impl Collective>,
     group: &Group,
     step: u64,
     bucket: usize,
@@ -190,34 +211,42 @@ fn reduce(
     let own = partials(first_slice..first_slice + slice_count, &|slice| {
         gradient(slice, step, bucket, len)
     });
-    let own: Vec<(NodeId, &[f32])> = own.iter().map(|(node, sum)| (*node, &sum[..])).collect();
-    exchange.reduce(step, bucket, &own)
+    let start = group.bucket_lens[..bucket].iter().sum();
+    for (slot, (_, values)) in trainer.slots.iter_mut().zip(&own) {
+        slot.write(Span::new(start, len), values);
+    }
+    trainer.exchange.reduce(step, bucket)
 }
 
 /// One whole step; `Ok` only if every sum has exactly the bits of the tree.
 fn run_step(
-    exchange: &mut dyn Collective,
+    trainer: &mut Trainer<impl Collective>,
     group: &Group,
     step: u64,
 ) -> Result<(), CollectiveError> {
     for bucket in 0..group.bucket_lens.len() {
-        reduce(exchange, group, step, bucket)?;
+        reduce(trainer, group, step, bucket)?;
     }
-    (0..group.bucket_lens.len()).try_for_each(|bucket| wait(exchange, group, step, bucket))
+    let mut sums = Vec::new();
+    for bucket in 0..group.bucket_lens.len() {
+        sums.extend(wait(trainer, group, step, bucket)?);
+    }
+    assert_eq!(bits(trainer.exchange.sum().host().unwrap()), bits(&sums), "step {step}");
+    Ok(())
 }
 
+/// Waits for a bucket's sum, checks its bits, and returns it.
 fn wait(
-    exchange: &mut dyn Collective,
+    trainer: &mut Trainer<impl Collective>,
     group: &Group,
     step: u64,
     bucket: usize,
-) -> Result<(), CollectiveError> {
+) -> Result<Vec<f32>, CollectiveError> {
+    let sum = trainer.exchange.wait(step, bucket)?.to_vec();
     let len = group.bucket_lens[bucket];
-    let mut sum = vec![f32::NAN; len];
-    exchange.wait(step, bucket, &mut sum)?;
     let expected = tree_sum(0..group.slices, &|slice| gradient(slice, step, bucket, len));
     assert_eq!(bits(&sum), bits(&expected), "bucket {bucket} of step {step}");
-    Ok(())
+    Ok(sum)
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -227,16 +256,16 @@ fn bits(values: &[f32]) -> Vec<u32> {
 /// Runs one function per rank at the same time and gives what each returned.
 fn together<T: Send>(
     cluster: &Cluster,
-    exchanges: Vec<TcpExchange>,
-    run: impl Fn(TcpExchange, &Group) -> T + Sync,
+    trainers: Vec<Trainer>,
+    run: impl Fn(Trainer, &Group) -> T + Sync,
 ) -> Vec<T> {
     let run = &run;
     thread::scope(|scope| {
-        let start = |exchange: TcpExchange| {
-            let group = &cluster.groups[exchange.rank()];
-            scope.spawn(move || run(exchange, group))
+        let start = |trainer: Trainer| {
+            let group = &cluster.groups[trainer.rank];
+            scope.spawn(move || run(trainer, group))
         };
-        let threads: Vec<_> = exchanges.into_iter().map(start).collect();
+        let threads: Vec<_> = trainers.into_iter().map(start).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
 }

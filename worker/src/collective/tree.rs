@@ -1,5 +1,5 @@
 //! The fixed binary tree over slice numbers in which gradients are added, and the two ways to walk it: one slice after
-//! another on one worker (`SlicePlan`), and subtree by subtree from all workers (`TreeSum`). Both do the same
+//! another on one worker (`SlicePlan`), and all workers' subtrees at once (`TreeSum`). Both do the same
 //! additions, so the bits of the root depend on the slices alone. Knows no bucket, rank, step or socket.
 
 use std::ops::Range;
@@ -14,11 +14,6 @@ pub struct NodeId {
 impl NodeId {
     fn leaf(slice: u32) -> NodeId {
         NodeId { level: 0, index: slice }
-    }
-
-    fn root(slices: u32) -> NodeId {
-        assert!(slices.is_power_of_two(), "a tree over {slices} slices");
-        NodeId { level: slices.ilog2(), index: 0 }
     }
 
     fn parent(self) -> NodeId {
@@ -110,44 +105,91 @@ impl SlicePlan {
     }
 }
 
-/// Adds the subtrees of one stretch of gradient, in whatever order they arrive, by the order of the tree.
+/// The schedule by which subtrees that lie side by side are added up, all of them in one pass.
 #[derive(Debug)]
-pub(super) struct TreeSum<V> {
-    root: NodeId,
-    waiting: Vec<(NodeId, V)>,
+pub(super) struct TreeSum {
+    joins: Vec<Join>,
+    /// By depth below the sum: room for a block of an intermediate one.
+    scratch: Vec<Vec<f32>>,
 }
 
-impl<V> TreeSum<V> {
-    pub(super) fn new(slices: u32) -> TreeSum<V> {
-        TreeSum { root: NodeId::root(slices), waiting: Vec::new() }
-    }
+/// The place at `depth` gets `left` and `right` added up.
+#[derive(Debug)]
+struct Join {
+    depth: usize,
+    left: Operand,
+    right: Operand,
+}
 
-    /// Takes one node's value and gives the root's once every slice is in it. No slice may come twice. `join` adds the right
-    /// value to the left one.
-    pub(super) fn add(
-        &mut self,
-        mut node: NodeId,
-        mut values: V,
-        join: impl Fn(V, V) -> V,
-    ) -> Option<V> {
-        while node != self.root {
-            let sibling = node.sibling();
-            let Some(at) = self.waiting.iter().position(|(other, _)| *other == sibling) else {
-                self.waiting.push((node, values));
-                return None;
-            };
-            let (_, other) = self.waiting.swap_remove(at);
-            let (left, right) = if node.is_left() { (values, other) } else { (other, values) };
-            (node, values) = (node.parent(), join(left, right));
+/// What is added.
+#[derive(Clone, Copy, Debug)]
+enum Operand {
+    Part(usize),
+    /// What lies at the depth of the operand: a left one's is that of the join, a right one's the next.
+    Sum,
+}
+
+impl TreeSum {
+    /// `nodes` cover all slices, in slice order.
+    pub(super) fn new(nodes: &[NodeId]) -> TreeSum {
+        let mut joins: Vec<Join> = Vec::new();
+        let mut stack: Vec<(NodeId, Operand)> = Vec::new();
+        for (index, node) in nodes.iter().enumerate() {
+            stack.push((*node, Operand::Part(index)));
+            while let [.., (left, into), (right, from)] = stack[..]
+                && left.is_left()
+                && left.sibling() == right
+            {
+                stack.truncate(stack.len() - 2);
+                joins.push(Join { depth: stack.len(), left: into, right: from });
+                stack.push((left.parent(), Operand::Sum));
+            }
         }
-        Some(values)
+        assert_eq!(stack.len(), 1, "the parts cover all slices");
+        let depth = joins.iter().map(|join| join.depth).max().unwrap_or(0);
+        TreeSum { joins, scratch: vec![vec![0.0; BLOCK]; depth] }
+    }
+
+    /// Writes the sum of all parts, which have its length. Goes by blocks, so that intermediate sums stay in the cache.
+    pub(super) fn add<'a>(&mut self, part: impl Fn(usize) -> &'a [f32], into: &mut [f32]) {
+        if self.joins.is_empty() {
+            return into.copy_from_slice(part(0));
+        }
+        let len = into.len();
+        for start in (0..len).step_by(BLOCK) {
+            let block = start..len.min(start + BLOCK);
+            let sum = &mut into[block.clone()];
+            for Join { depth, left, right } in &self.joins {
+                let (above, below) = self.scratch.split_at_mut(*depth);
+                let target = above.last_mut().map_or(&mut sum[..], |sum| &mut sum[..block.len()]);
+                let right = match right {
+                    Operand::Part(index) => &part(*index)[block.clone()],
+                    Operand::Sum => &below[0][..block.len()],
+                };
+                match left {
+                    Operand::Part(index) => add(&part(*index)[block.clone()], right, target),
+                    Operand::Sum => accumulate(target, right),
+                }
+            }
+        }
     }
 }
 
-/// `left += right`, element by element: the only addition of the exchange.
+/// `left += right`, element by element.
 pub fn accumulate(left: &mut [f32], right: &[f32]) {
     assert_eq!(left.len(), right.len(), "sums are over stretches of one length");
     for (left, right) in left.iter_mut().zip(right) {
         *left += *right;
     }
 }
+
+/// `into = left + right`, element by element.
+fn add(left: &[f32], right: &[f32], into: &mut [f32]) {
+    assert!(left.len() == into.len() && right.len() == into.len(), "sums are of one length");
+    for ((into, left), right) in into.iter_mut().zip(left).zip(right) {
+        *into = left + right;
+    }
+}
+
+/// Values of a block: 4 KiB, of which a few fit the innermost cache of any processor.
+const BLOCK: usize = 1024;

@@ -271,6 +271,17 @@ impl Batch {
         }
     }
 
+    /// No sample is left; the memory is.
+    pub(super) fn clear(&mut self) {
+        let Batch { pixels, labels, crops, erased, mixed, quarantined, unreadable } = self;
+        pixels.clear();
+        labels.clear();
+        crops.clear();
+        erased.clear();
+        quarantined.clear();
+        (*mixed, *unreadable) = (None, None);
+    }
+
     /// Takes in what belongs to the pixels that were appended last.
     pub(super) fn add(&mut self, tag: Tag) {
         self.labels.push(tag.label);
@@ -288,6 +299,9 @@ impl Batch {
     /// who computes the slice changes nothing. A slice without any image at all stays blank and counts for nothing.
     pub(super) fn replace_quarantined(&mut self) {
         let len = self.labels.len();
+        if self.quarantined.is_empty() {
+            return;
+        }
         let is_blank: Vec<bool> = self.labels.iter().map(|&label| label == IGNORED).collect();
         for blank in (0..len).filter(|&index| is_blank[index]) {
             let mut others = (1..len).map(|ahead| (blank + ahead) % len);

@@ -20,8 +20,21 @@ pub struct Lanes {
     /// Makes the samples of a list without threads.
     make: Box<Make>,
     preparer: Preparer,
-    lanes: Vec<Receiver<(Vec<u8>, Tag)>>,
+    lanes: Vec<Lane>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// The reader's ends of a thread's channels.
+struct Lane {
+    samples: Receiver<(Vec<u8>, Tag)>,
+    /// Pixels that were copied go back: the next ones are made in their memory.
+    used: SyncSender<Vec<u8>>,
+}
+
+/// The thread's ends of them.
+struct Ends {
+    sender: SyncSender<(Vec<u8>, Tag)>,
+    spare: Receiver<Vec<u8>>,
 }
 
 impl Lanes {
@@ -39,19 +52,22 @@ impl Lanes {
             threads: Vec::new(),
         };
         for first in 0..threads {
-            let (sender, receiver) = sync_channel(PREFETCH_SAMPLES);
+            let (sender, samples) = sync_channel(PREFETCH_SAMPLES);
+            let (used, spare) = sync_channel(PREFETCH_SAMPLES);
             let (make, preparer) = (make.clone(), Preparer::new(preparation));
             let thread = std::thread::Builder::new().name(format!("decode-{first}"));
             let numbers = (first as u64..).step_by(threads);
-            lanes.threads.push(thread.spawn(move || fill(numbers, make, preparer, &sender))?);
-            lanes.lanes.push(receiver);
+            let thread =
+                thread.spawn(move || fill(numbers, make, preparer, &Ends { sender, spare }))?;
+            lanes.threads.push(thread);
+            lanes.lanes.push(Lane { samples, used });
         }
         Ok(lanes)
     }
 
-    /// The next `len` samples, or as many as are left; `None` when none is.
-    pub fn next_batch(&mut self, len: usize) -> Option<Batch> {
-        let mut batch = Batch::default();
+    /// Puts the next `len` samples, or as many as are left, in the place of what is in `batch`. False when none is left.
+    pub fn next_batch(&mut self, len: usize, batch: &mut Batch) -> bool {
+        batch.clear();
         for _ in 0..len {
             let Some(tag) = self.next_into(&mut batch.pixels) else { break };
             if batch.labels.is_empty() {
@@ -60,7 +76,7 @@ impl Lanes {
             }
             batch.add(tag);
         }
-        (!batch.labels.is_empty()).then_some(batch)
+        !batch.labels.is_empty()
     }
 
     fn next_into(&mut self, pixels: &mut Vec<u8>) -> Option<Tag> {
@@ -69,9 +85,11 @@ impl Lanes {
         if self.lanes.is_empty() {
             return (self.make)(number, &mut self.preparer, pixels);
         }
-        let lane = number % self.lanes.len() as u64;
-        let (sample, tag) = self.lanes[lane as usize].recv().ok()?;
+        let lane = &self.lanes[(number % self.lanes.len() as u64) as usize];
+        let (sample, tag) = lane.samples.recv().ok()?;
         pixels.extend_from_slice(&sample);
+        // The thread may have ended.
+        lane.used.try_send(sample).ok();
         Some(tag)
     }
 }
@@ -81,12 +99,13 @@ fn fill(
     numbers: impl Iterator<Item = u64>,
     mut make: impl FnMut(u64, &mut Preparer, &mut Vec<u8>) -> Option<Tag>,
     mut preparer: Preparer,
-    sender: &SyncSender<(Vec<u8>, Tag)>,
+    ends: &Ends,
 ) {
     for number in numbers {
-        let mut pixels = Vec::new();
+        let mut pixels = ends.spare.try_recv().unwrap_or_default();
+        pixels.clear();
         let Some(tag) = make(number, &mut preparer, &mut pixels) else { return };
-        if sender.send((pixels, tag)).is_err() {
+        if ends.sender.send((pixels, tag)).is_err() {
             return;
         }
     }

@@ -12,7 +12,10 @@ use super::lanes::Lanes;
 /// Batches of a worker's slices, step after step, endlessly.
 #[derive(Debug)]
 pub struct Loader {
+    current: Batch,
     batches: Option<Receiver<Batch>>,
+    /// A batch that was used goes back: the next one is made in its memory.
+    used: SyncSender<Batch>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -56,21 +59,25 @@ impl Loader {
     /// Starts to read.
     pub fn start(source: Source, share: Share) -> std::io::Result<Loader> {
         let (sender, receiver) = sync_channel(PREFETCH_SLICES);
+        let (used, spare) = sync_channel(PREFETCH_SLICES);
         let positions = share.clone();
         let lanes = source.clone().train_lanes(move |number| positions.position(number))?;
         let thread = std::thread::Builder::new()
             .name("loader".to_owned())
-            .spawn(move || read_ahead(lanes, &source, &share, &sender))?;
-        Ok(Loader { batches: Some(receiver), thread: Some(thread) })
+            .spawn(move || read_ahead(lanes, &source, &share, &Ends { sender, spare }))?;
+        let current = Batch::default();
+        Ok(Loader { current, batches: Some(receiver), used, thread: Some(thread) })
     }
 
-    /// The next slice.
-    pub fn next_batch(&mut self) -> Result<Batch, LoaderError> {
+    /// The next slice, in the place of the last.
+    pub fn next_batch(&mut self) -> Result<&mut Batch, LoaderError> {
+        // Before the thread can look for one. If it has ended, there is nobody to use it.
+        self.used.try_send(std::mem::take(&mut self.current)).ok();
         let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
-        let mut batch = batch.ok_or(LoaderError::Ended)?;
-        match batch.unreadable.take() {
+        self.current = batch.ok_or(LoaderError::Ended)?;
+        match self.current.unreadable.take() {
             Some(Quarantined { path, cause, .. }) => Err(LoaderError::Unreadable { path, cause }),
-            None => Ok(batch),
+            None => Ok(&mut self.current),
         }
     }
 }
@@ -87,9 +94,17 @@ impl Drop for Loader {
     }
 }
 
-fn read_ahead(mut lanes: Lanes, source: &Source, share: &Share, sender: &SyncSender<Batch>) {
+/// What the thread has of the channels.
+struct Ends {
+    sender: SyncSender<Batch>,
+    spare: Receiver<Batch>,
+}
+
+fn read_ahead(mut lanes: Lanes, source: &Source, share: &Share, ends: &Ends) {
     let mut read = 0;
-    while let Some(mut slice) = lanes.next_batch(share.slice_len as usize) {
+    loop {
+        let mut slice = ends.spare.try_recv().unwrap_or_default();
+        lanes.next_batch(share.slice_len as usize, &mut slice);
         // A short slice is what a decode thread that panicked leaves.
         if slice.labels.len() < share.slice_len as usize {
             return;
@@ -97,7 +112,7 @@ fn read_ahead(mut lanes: Lanes, source: &Source, share: &Share, sender: &SyncSen
         slice.replace_quarantined();
         source.mix(share.position(read), &mut slice);
         read += share.slice_len;
-        if sender.send(slice).is_err() {
+        if ends.sender.send(slice).is_err() {
             return;
         }
     }

@@ -11,7 +11,7 @@ mod ema;
 
 pub use ema::Ema;
 pub use schedule::learning_rate;
-pub use sgd::{GradientNorms, Sgd};
+pub use sgd::Sgd;
 
 #[cfg(test)]
 mod tests;

@@ -15,51 +15,49 @@ pub struct Sgd {
     rule: Optimizer,
     tensors: Vec<Tensor>,
     velocity: Buffer, // the parameters' layout
-}
-
-/// How long a gradient is.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GradientNorms {
-    squares: Vec<f64>, // of each tensor's L2 norm
-}
-
-impl GradientNorms {
-    /// L2 norm of all parameters' gradients together; not finite if one of them is not.
-    pub fn total(&self) -> f64 {
-        libm::sqrt(self.squares.iter().sum())
-    }
+    /// Where each tensor lies.
+    spans: Vec<Span>,
+    /// Of each tensor: the square of its gradient's L2 norm, and of its own where the rule asks for it.
+    gradient_squares: Vec<f64>,
+    parameter_squares: Vec<f64>,
+    /// What the step makes of each tensor's gradient.
+    segments: Vec<SgdSegment>,
 }
 
 impl Sgd {
     /// Velocity starts at zero.
     pub fn new(device: &Device, layout: &Layout, rule: &Optimizer) -> Sgd {
+        let tensors = layout.parameters.clone();
+        let spans: Vec<Span> = tensors.iter().map(|tensor| tensor.span).collect();
         Sgd {
             device: device.clone(),
             rule: *rule,
-            tensors: layout.parameters.clone(),
             velocity: device.alloc(layout.parameters_len()),
+            gradient_squares: vec![0.0; spans.len()],
+            parameter_squares: vec![0.0; spans.len()],
+            segments: Vec::with_capacity(spans.len()),
+            spans,
+            tensors,
         }
     }
 
-    /// Of a gradient that is about to be used; `gradient` begins with the parameters' gradients.
-    pub fn gradient_norms(&self, gradient: &Buffer) -> GradientNorms {
-        GradientNorms { squares: self.squares(gradient) }
+    /// Looks at a gradient that is about to be used; it begins with the parameters' gradients. Returns the L2 norm of all of
+    /// these together, which is not finite if one of them is not.
+    pub fn measure(&mut self, gradient: &Buffer) -> f64 {
+        let view = gradient.view(gradient.span());
+        ops::sums_of_squares(&self.device, view, &self.spans, &mut self.gradient_squares);
+        self.gradient_norm()
     }
 
-    /// One update; `norms` are those of `gradient`.
-    pub fn update(
-        &mut self,
-        params: &mut Buffer,
-        gradient: &Buffer,
-        norms: &GradientNorms,
-        learning_rate: f32,
-    ) {
-        let segments = self.segments(params, norms);
+    /// One update by the gradient that was measured last.
+    pub fn update(&mut self, params: &mut Buffer, gradient: &Buffer, learning_rate: f32) {
+        self.plan(params);
         let whole = Span { start: 0, len: params.len() };
         let Optimizer { momentum, nesterov, .. } = self.rule;
         let rule = ops::Sgd { learning_rate, momentum, nesterov };
         let (params, grads) = (params.view_mut(whole), gradient.view(whole));
-        ops::sgd(&self.device, &rule, &segments, params, grads, self.velocity.view_mut(whole));
+        let velocity = self.velocity.view_mut(whole);
+        ops::sgd(&self.device, &rule, &self.segments, params, grads, velocity);
     }
 
     /// Back to the beginning: velocity is zero.
@@ -76,51 +74,38 @@ impl Sgd {
         &mut self.velocity
     }
 
+    fn gradient_norm(&self) -> f64 {
+        libm::sqrt(self.gradient_squares.iter().sum())
+    }
+
     /// What this step makes of each tensor's gradient. Clipping comes before everything else, as where PyTorch's users
     /// put it: the ratios are those of the clipped gradient.
-    fn segments(&self, params: &Buffer, norms: &GradientNorms) -> Vec<SgdSegment> {
-        let Optimizer { rule, clip_norm, .. } = self.rule;
-        let clip = clip_norm.map_or(1.0, |clip_norm| clip_scale(clip_norm, norms.total()));
-        let ratios = match rule {
-            Rule::Sgd => vec![1.0; self.tensors.len()],
-            Rule::Lars { trust_coefficient } => {
-                let gradients = norms.squares.iter().map(|square| clip * libm::sqrt(*square));
-                self.trust_ratios(trust_coefficient, params, gradients)
+    fn plan(&mut self, params: &Buffer) {
+        let Optimizer { rule, clip_norm, weight_decay, .. } = self.rule;
+        let clip = clip_norm.map_or(1.0, |clip_norm| clip_scale(clip_norm, self.gradient_norm()));
+        if let Rule::Lars { .. } = rule {
+            let view = params.view(params.span());
+            ops::sums_of_squares(&self.device, view, &self.spans, &mut self.parameter_squares);
+        }
+        let squares = self.parameter_squares.iter().zip(&self.gradient_squares);
+        let segment = |(tensor, (parameter, gradient)): (&Tensor, (&f64, &f64))| {
+            let weight_decay = if tensor.role.decays() { weight_decay } else { 0.0 };
+            let ratio = match rule {
+                // A tensor that does not decay keeps the schedule's rate.
+                Rule::Lars { trust_coefficient } if tensor.role.decays() => {
+                    let gradient = clip * libm::sqrt(*gradient);
+                    let norms = Norms { parameter: libm::sqrt(*parameter), gradient };
+                    trust_ratio(trust_coefficient, weight_decay, norms)
+                }
+                Rule::Sgd | Rule::Lars { .. } => 1.0,
+            };
+            SgdSegment {
+                span: tensor.span,
+                gradient_scale: (ratio * clip) as f32,
+                weight_decay: (ratio * f64::from(weight_decay)) as f32,
             }
         };
-        let segment = |(tensor, ratio): (&Tensor, f64)| SgdSegment {
-            span: tensor.span,
-            gradient_scale: (ratio * clip) as f32,
-            weight_decay: (ratio * f64::from(self.weight_decay(tensor))) as f32,
-        };
-        self.tensors.iter().zip(ratios).map(segment).collect()
-    }
-
-    /// `gradients`: the norm of each tensor's. A tensor that does not decay keeps the schedule's rate.
-    fn trust_ratios(
-        &self,
-        trust_coefficient: f32,
-        params: &Buffer,
-        gradients: impl Iterator<Item = f64>,
-    ) -> Vec<f64> {
-        let squares = self.squares(params);
-        let norms = squares.iter().zip(gradients);
-        let norms =
-            norms.map(|(square, gradient)| Norms { parameter: libm::sqrt(*square), gradient });
-        let ratio = |(tensor, norms): (&Tensor, Norms)| {
-            let adapts = tensor.role.decays();
-            if adapts { trust_ratio(trust_coefficient, self.rule.weight_decay, norms) } else { 1.0 }
-        };
-        self.tensors.iter().zip(norms).map(ratio).collect()
-    }
-
-    fn weight_decay(&self, tensor: &Tensor) -> f32 {
-        if tensor.role.decays() { self.rule.weight_decay } else { 0.0 }
-    }
-
-    /// Of each tensor.
-    fn squares(&self, buffer: &Buffer) -> Vec<f64> {
-        let spans: Vec<Span> = self.tensors.iter().map(|tensor| tensor.span).collect();
-        ops::sums_of_squares(&self.device, buffer.view(buffer.span()), &spans)
+        self.segments.clear();
+        self.segments.extend(self.tensors.iter().zip(squares).map(segment));
     }
 }

@@ -126,8 +126,8 @@ impl Training {
     pub(crate) fn update(&mut self) {
         let sum = &self.slots[0];
         let (params, _) = self.model.state_mut();
-        let norms = self.optimizer.gradient_norms(sum);
-        self.optimizer.update(params, sum, &norms, RULE.learning_rate);
+        self.optimizer.measure(sum);
+        self.optimizer.update(params, sum, RULE.learning_rate);
         self.model.update_running(sum, self.slots.len());
         self.model.pack();
     }

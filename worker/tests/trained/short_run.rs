@@ -63,8 +63,8 @@ pub(crate) fn train(job: &str, data: &Path, steps: u64) -> Made {
             ops::add(&device, sum.view_mut(other.span()), other.view(other.span()));
         }
         let (params, _) = model.state_mut();
-        let norms = optimizer.gradient_norms(sum);
-        optimizer.update(params, sum, &norms, job.optimizer.learning_rate);
+        optimizer.measure(sum);
+        optimizer.update(params, sum, job.optimizer.learning_rate);
         model.update_running(sum, job.train.slices);
         model.pack();
     }

@@ -4,7 +4,7 @@ use super::super::buffer::SEGMENT_LEN;
 use super::super::frame::{FrameError, HEADER_LEN, Header, Kind};
 use super::*;
 
-fn shutdown_all(exchanges: Vec<TcpExchange>) {
+fn shutdown_all(exchanges: Vec<Trainer>) {
     exchanges.into_iter().for_each(|mut exchange| exchange.shutdown().unwrap());
 }
 
@@ -40,9 +40,9 @@ fn the_sum_has_the_bits_of_the_tree_for_any_number_of_workers() {
 #[test]
 fn a_worker_on_its_own_gives_the_same_bits() {
     let cluster = Cluster::new(&[8], &[1, 1001]);
-    let mut solo: Box<dyn Collective> = Box::new(Solo::new(8, &[1, 1001]));
+    let mut solo = Trainer::new(0, Solo::new(8, &[1, 1001]));
     for step in 0..3 {
-        run_step(solo.as_mut(), &cluster.groups[0], step).unwrap();
+        run_step(&mut solo, &cluster.groups[0], step).unwrap();
     }
     solo.shutdown().unwrap();
 }
@@ -87,9 +87,9 @@ fn a_rank_may_run_one_step_ahead() {
         if step == 1 {
             (0..lens.len()).for_each(|b| reduce(ahead, ahead_group, step, b).unwrap());
         }
-        (0..lens.len()).for_each(|b| wait(ahead, ahead_group, step, b).unwrap());
+        (0..lens.len()).for_each(|b| wait(ahead, ahead_group, step, b).map(drop).unwrap());
         (0..lens.len()).for_each(|b| reduce(ahead, ahead_group, step + 1, b).unwrap());
-        (0..lens.len()).for_each(|b| wait(behind, behind_group, step, b).unwrap());
+        (0..lens.len()).for_each(|b| wait(behind, behind_group, step, b).map(drop).unwrap());
         (0..lens.len()).for_each(|b| reduce(behind, behind_group, step + 1, b).unwrap());
     }
 }
@@ -98,14 +98,12 @@ fn a_rank_may_run_one_step_ahead() {
 fn infinities_and_nans_pass_through() {
     let odd = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -0.0, f32::MIN_POSITIVE / 2.0, f32::MAX];
     let cluster = Cluster::new(&[1, 1], &[odd.len()]);
-    let sums = together(&cluster, cluster.connect_all(), |mut exchange, group| {
-        let rank = group.rank;
-        let own = if rank == 0 { odd } else { [-0.0; 6] };
-        let node = NodeId { level: 0, index: rank as u32 };
-        let mut sum = [0.0; 6];
-        exchange.reduce(1, 0, &[(node, &own)])?;
-        exchange.wait(1, 0, &mut sum)?;
-        exchange.shutdown().map(|()| sum)
+    let sums = together(&cluster, cluster.connect_all(), |mut trainer, group| {
+        let own = if group.rank == 0 { odd } else { [-0.0; 6] };
+        trainer.slots[0].write(Span::new(0, 6), &own);
+        trainer.exchange.reduce(1, 0)?;
+        let sum = trainer.exchange.wait(1, 0)?.to_vec();
+        trainer.shutdown().map(|()| sum)
     });
     for sum in sums {
         let sum = sum.unwrap();

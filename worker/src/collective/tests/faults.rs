@@ -241,11 +241,9 @@ fn a_peer_that_takes_no_data_is_given_up() {
     // More than the sockets hold, and nobody reads it at the other end.
     let cluster = Cluster::new(&[1, 1], &[16 << 20]).with_timeout(Duration::from_millis(300));
     let (mut exchanges, ghost) = cluster.connect_with_ghost(1);
-    let own = vec![1.0; 16 << 20];
-    let node = NodeId { level: 0, index: 0 };
     let begun = Instant::now();
-    exchanges[0].reduce(1, 0, &[(node, &own)]).unwrap();
-    let error = exchanges[0].wait(1, 0, &mut vec![0.0; 16 << 20]).unwrap_err();
+    exchanges[0].exchange.reduce(1, 0).unwrap();
+    let error = exchanges[0].exchange.wait(1, 0).unwrap_err();
     assert_eq!(error.culprit(), cluster.name(1), "{error}");
     assert!(begun.elapsed() < PROMPT);
     drop(ghost);

@@ -94,7 +94,7 @@ fn a_late_connection_of_an_older_generation_is_dropped_and_the_new_one_forms() {
     let exchanges = thread::scope(|scope| {
         let forming = scope.spawn(|| {
             let (listener, group) = (&cluster.listeners[0], cluster.groups[0].clone());
-            TcpExchange::connect(listener, group, Abort::new(), None).unwrap()
+            Trainer::new(0, TcpExchange::connect(listener, group, Abort::new(), None).unwrap())
         });
         let socket = TcpStream::connect(cluster.listeners[0].local_address()).unwrap();
         let deadline = Instant::now() + LONG;
@@ -102,7 +102,7 @@ fn a_late_connection_of_an_older_generation_is_dropped_and_the_new_one_forms() {
         assert!(matches!(late, Err(HandshakeError::Broken(_))), "{late:?}");
         let (listener, group) = (&cluster.listeners[1], cluster.groups[1].clone());
         let second = TcpExchange::connect(listener, group, Abort::new(), None).unwrap();
-        vec![forming.join().unwrap(), second]
+        vec![forming.join().unwrap(), Trainer::new(1, second)]
     });
     let done = together(&cluster, exchanges, |mut exchange, group| {
         run_step(&mut exchange, group, 1)?;

@@ -15,7 +15,7 @@ fn the_sum_has_the_bits_of_the_tree_when_peers_read_each_others_memory() {
                 run_step(&mut exchange, group, step)?;
                 // A peer says that it took the memory before it sends its first sum.
                 for peer in (0..group.peers.len()).filter(|peer| *peer != group.rank) {
-                    assert!(exchange.is_read_by(peer), "{counts:?}: peer {peer}");
+                    assert!(exchange.exchange.is_read_by(peer), "{counts:?}: peer {peer}");
                 }
             }
             exchange.shutdown()
@@ -38,7 +38,11 @@ fn the_sum_has_the_bits_of_the_tree_when_some_peers_read_and_others_are_sent_cop
             for peer in (0..group.peers.len()).filter(|peer| *peer != group.rank) {
                 let near = peer.min(group.rank) != afar;
                 let rank = group.rank;
-                assert_eq!(exchange.is_read_by(peer), near, "{counts:?}: {rank} by {peer}");
+                assert_eq!(
+                    exchange.exchange.is_read_by(peer),
+                    near,
+                    "{counts:?}: {rank} by {peer}"
+                );
             }
             exchange.shutdown()
         });
@@ -62,5 +66,5 @@ fn memory_is_opened_by_whoever_finds_the_proof_in_it() {
     assert!(changed(OFFER_LEN - 1).is_none(), "another proof");
     assert!(changed(3).is_none(), "a process that does not exist");
     assert_eq!(Offer::decode(&bytes[1..]), None);
-    assert!(Shelf::none(2).offer().is_none() && !Shelf::none(2).taken_by(1));
+    assert!(Shelf::private(2, 9).offer().is_none() && !Shelf::private(2, 9).taken_by(1));
 }

@@ -69,41 +69,24 @@ fn a_whole_batch_needs_one_slot_per_level() {
 }
 
 #[test]
-fn partials_of_any_assignment_add_up_to_the_same_bits_in_any_order_of_arrival() {
+fn partials_of_any_assignment_add_up_to_the_same_bits() {
     for slices in BATCHES {
-        let leaf = |slice| gradient(slice, 1, 0, 5);
+        // Longer than the blocks in which it goes.
+        let len = 1030;
+        let leaf = |slice| gradient(slice, 1, 0, len);
         let expected = tree_sum(0..slices, &leaf);
-        let join = |mut left: Vec<f32>, right: Vec<f32>| {
-            accumulate(&mut left, &right);
-            left
-        };
         // Every set of cuts between slices is an assignment of contiguous runs.
-        for cuts in (0..1u32 << (slices - 1)).step_by(if slices > 8 { 37 } else { 1 }) {
+        for cuts in (0..1u32 << (slices - 1)).step_by(if slices > 8 { 137 } else { 1 }) {
             let mut start = 0;
-            let mut arrivals = Vec::new();
+            let mut parts = Vec::new();
             for end in (1..=slices).filter(|end| *end == slices || cuts >> (end - 1) & 1 == 1) {
-                arrivals.extend(partials(start..end, &leaf));
+                parts.extend(partials(start..end, &leaf));
                 start = end;
             }
-            let turn = cuts as usize % arrivals.len();
-            for order in 0..3 {
-                match order {
-                    0 => {}
-                    1 => arrivals.reverse(),
-                    _ => arrivals.rotate_left(turn),
-                }
-                let mut sum = TreeSum::new(slices);
-                let mut roots: Vec<Vec<f32>> = arrivals
-                    .iter()
-                    .filter_map(|(node, values)| sum.add(*node, values.clone(), &join))
-                    .collect();
-                assert_eq!(roots.len(), 1);
-                assert_eq!(
-                    bits(&roots.remove(0)),
-                    bits(&expected),
-                    "{slices} slices, cuts {cuts:b}"
-                );
-            }
+            let nodes: Vec<NodeId> = parts.iter().map(|(node, _)| *node).collect();
+            let mut sum = vec![f32::NAN; len];
+            TreeSum::new(&nodes).add(|index| &parts[index].1, &mut sum);
+            assert_eq!(bits(&sum), bits(&expected), "{slices} slices, cuts {cuts:b}");
         }
     }
 }

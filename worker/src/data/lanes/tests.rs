@@ -27,7 +27,7 @@ fn batches_do_not_depend_on_the_number_of_threads() {
     let read = |threads: usize| {
         let source = source(folder.path(), threads);
         let mut loader = Loader::start(source, share.clone()).unwrap();
-        (0..10).map(|_| loader.next_batch().unwrap()).map(parts).collect::<Vec<_>>()
+        (0..10).map(|_| parts(std::mem::take(loader.next_batch().unwrap()))).collect::<Vec<_>>()
     };
     let expected: Vec<_> = (3..8)
         .flat_map(|step| [share.positions(step, 0), share.positions(step, 1)])
@@ -88,8 +88,8 @@ fn an_image_that_is_none_is_a_blank_sample_with_a_reason() {
     let source = source(folder.path(), 2);
     let len = source.dataset().test.len();
     let mut lanes = source.test_lanes(0..len).unwrap();
-    let batch = lanes.next_batch(len + 3).unwrap();
-    assert!(lanes.next_batch(1).is_none());
+    let batch = next(&mut lanes, len + 3).unwrap();
+    assert!(next(&mut lanes, 1).is_none());
     assert_eq!(batch.labels, [0, 0, IGNORED, 0, 0, 1, 1, IGNORED, 1, 1]);
     let path = |class: &str| folder.path().join("val").join(class).join("2.jpg");
     let indices: Vec<_> = batch.quarantined.iter().map(|bad| (bad.index, &bad.path)).collect();
@@ -113,9 +113,9 @@ fn a_share_of_the_test_images_is_read_once() {
     let folder = image_folder();
     let source = source(folder.path(), 3);
     let mut lanes = source.test_lanes(3..8).unwrap();
-    let lens = std::iter::from_fn(|| lanes.next_batch(2)).map(|batch| batch.labels.len());
+    let lens = std::iter::from_fn(|| next(&mut lanes, 2)).map(|batch| batch.labels.len());
     assert_eq!(lens.collect::<Vec<_>>(), [2, 2, 1]);
-    assert!(source.test_lanes(4..4).unwrap().next_batch(2).is_none());
+    assert!(next(&mut source.test_lanes(4..4).unwrap(), 2).is_none());
 }
 
 #[test]
@@ -134,7 +134,12 @@ fn a_decode_thread_that_panics_ends_the_list() {
         None
     };
     let mut lanes = Lanes::start(Preparation::AsStored, 2, make).unwrap();
-    assert!(lanes.next_batch(4).is_none());
+    assert!(next(&mut lanes, 4).is_none());
+}
+
+fn next(lanes: &mut Lanes, len: usize) -> Option<Batch> {
+    let mut batch = Batch::default();
+    lanes.next_batch(len, &mut batch).then_some(batch)
 }
 
 type Chance = (Vec<Crop>, Vec<Window>, Option<Mixed>);
