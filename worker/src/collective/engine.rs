@@ -192,15 +192,15 @@ impl Engine {
         let longest = layout.others().map(|owner| layout.segments(bucket, owner)).max();
         for segment in 0..longest.unwrap_or(0) {
             for owner in (1..world).map(|distance| (rank + distance) % world) {
-                if segment < layout.segments(bucket, owner) {
-                    let range = layout.segment(bucket, owner, segment);
-                    let place = Place { from: rank, step, bucket, offset: range.start };
-                    for &node in layout.nodes(rank) {
-                        let region = self.region(place, Some(node), range.len());
-                        let payload = self.payload(owner, region);
-                        let header = Header { node, ..self.header(Kind::Partial, place, &payload) };
-                        self.send(owner, Outgoing { header, payload })?;
-                    }
+                if segment >= layout.segments(bucket, owner) {
+                    continue;
+                }
+                let range = layout.segment(bucket, owner, segment);
+                let place = Place { from: rank, step, bucket, offset: range.start };
+                for &node in layout.nodes(rank) {
+                    let payload = self.payload(owner, self.region(place, Some(node), range.len()));
+                    let header = Header { node, ..self.header(Kind::Partial, place, &payload) };
+                    self.send(owner, Outgoing { header, payload })?;
                 }
             }
         }
