@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use dataset::Draws;
 use kernels::ops::{self, Crop};
-use kernels::{Buffer, Device, Isa, Span};
+use kernels::{Buffer, Device, Isa};
 use proto::job::{Model, Optimizer, Rule};
 use worker::layout::Total;
 use worker::model::{Geometry, ResNet, Targets};
@@ -110,8 +110,9 @@ impl Training {
     pub(crate) fn forward(&mut self, slice: usize, images: &Images, global_batch: usize) {
         let slot = &mut self.slots[slice];
         slot.host_mut().unwrap().fill(f32::NAN);
-        let votes = self.model.layout().totals().start + Total::StopVotes as usize;
-        slot.write(Span::new(votes, 1), &[0.0]);
+        // What the step writes, not the model: votes and the state.
+        let signed = self.model.layout().totals().start + Total::StopVotes as usize;
+        slot.host_mut().unwrap()[signed..].fill(0.0);
         load(&mut self.model, &images.pixels);
         self.model.forward(slot);
         let targets = Targets {
