@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 use cluster_tests::{ControlPlane, JobFile, Train, verified};
 use proto::wire::v1::report::Kind;
 use proto::wire::v1::workers_client::WorkersClient;
-use proto::wire::{Credentials, Token, WORKERS_MAX, v1};
+use proto::wire::{Credentials, Token, v1};
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::transport::Endpoint;
-use tonic::{Code, Status};
 
 use crate::bits::model_sha256;
 use crate::operators::follow;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_that_join_at_once_are_admitted_up_to_the_limit_and_a_run_does_not_notice() {
+async fn two_thousand_that_join_at_once_are_admitted_and_a_run_does_not_notice() {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if files < FILES {
         let line = format!("skipped: {FILES} open files are needed, {files} are allowed\n");
@@ -42,12 +42,9 @@ async fn two_thousand_that_join_at_once_are_admitted_up_to_the_limit_and_a_run_d
     let line = format!("{CROWD} registrations took {:.2} s\n", began.elapsed().as_secs_f64());
     std::io::stderr().write_all(line.as_bytes()).ok();
     let refused: Vec<&Status> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
-    assert_eq!(answers.len() - refused.len(), WORKERS_MAX - 2, "{:?}", refused.last());
-    for refusal in refused {
-        assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal:?}");
-        assert!(refusal.message().contains("1024 workers have joined"), "{refusal:?}");
-    }
-    // Those who were admitted stay for the rest of the run.
+    assert!(refused.is_empty(), "{refused:?}");
+    assert!(plane.says(&["status"]).contains("crowd-1999"));
+    // They stay for the rest of the run.
     let followed = follow(&plane, "digits-1");
     assert!(followed.stdout.trim_end().ends_with(&model_sha256(&undisturbed)));
     assert!(verified(&plane.state, "digits-1").contains("0 losses, 0 joins; final weights"));
