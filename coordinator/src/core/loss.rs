@@ -92,6 +92,7 @@ impl Cluster {
             return nowhere;
         };
         (seat.member.session, seat.away) = (candidate.session, None);
+        membership.orphaned_since = None;
         if seat.standing == Standing::Lost {
             // Given up already, but nothing was formed without it yet.
             seat.standing = Standing::Active;
@@ -156,10 +157,8 @@ impl Cluster {
 
     /// One of the members is gone: the others give the generation up, and go on without it.
     fn part_with(&mut self, rank: usize, line: String) {
-        let clock = self.clock;
         let Some(membership) = &mut self.membership else { return };
         membership.seats[rank].standing = Standing::Lost;
-        membership.last_loss = clock;
         let id = membership.job.clone();
         self.record_parting(rank, Parting::Lost, &line);
         self.say_loss(&id, Level::Warn, line);

@@ -39,8 +39,8 @@ pub(crate) struct Membership {
     pub(crate) last_progress: Duration,
     /// Slow members were named in the log.
     pub(crate) named_stragglers: bool,
-    /// When a member was lost last, on the lenient clock.
-    pub(crate) last_loss: Duration,
+    /// Since when nobody who holds its state is within reach, on the lenient clock.
+    pub(crate) orphaned_since: Option<Duration>,
     steps: BTreeMap<u64, Vec<Option<StepDone>>>,
     tallies: BTreeMap<u64, Vec<Option<Tally>>>,
 }
@@ -172,7 +172,7 @@ impl Membership {
             acknowledged: base_step,
             last_progress: since,
             named_stragglers: false,
-            last_loss: since,
+            orphaned_since: None,
             steps: BTreeMap::new(),
             tallies: BTreeMap::new(),
         }

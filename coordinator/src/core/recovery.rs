@@ -244,10 +244,10 @@ impl Cluster {
             return self.end(id, Outcome::Failed { cause: Cause::Worker, reason: line });
         }
         // They may be alive, out of reach, and further than any checkpoint.
-        let Some(since) = self.membership.as_ref().map(|membership| membership.last_loss) else {
-            return;
-        };
-        if self.clock.saturating_sub(since) < RETURN_WITHIN && !active(Mutant::NoTimeToReturn) {
+        let clock = self.clock;
+        let Some(membership) = &mut self.membership else { return };
+        let since = *membership.orphaned_since.get_or_insert(clock);
+        if clock.saturating_sub(since) < RETURN_WITHIN && !active(Mutant::NoTimeToReturn) {
             return;
         }
         let text = format!("no worker is left that holds the state of job {id}: {newest}");

@@ -358,9 +358,9 @@ fn the_last_holder_has_its_time_to_come_back_however_long_it_has_waited() {
     script.pass(2500);
     script.seal(&members[..1], 3);
     script.pass(60_000);
-    script.end_stream(members[0]);
     let searches =
         |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::FindBase { .. }));
-    assert!(!searches(&script.pass(16_000)), "it may be alive");
-    assert!(searches(&script.pass(2000)));
+    assert!(!searches(&script.end_stream(members[0])) && !searches(&script.pass(14_000)));
+    let actions = script.pass(2000);
+    assert!(searches(&actions), "{:?}", lines(&script.done, Level::Warn));
 }
