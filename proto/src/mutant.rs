@@ -107,6 +107,21 @@ mutants! {
     RunNotRepeated,
     /// A member that comes back is not told again to give up.
     SealNotRepeated,
+    // Workers.
+    /// A worker that promised to contribute no more trains on.
+    TrainsAfterSealing,
+    /// A worker gives its generation up and doesn't say what it holds.
+    SealedWithoutState,
+    /// A worker trains as soon as it is ready, before it is told to.
+    TrainsUntold,
+    /// A worker whose stream broke joins as a member of nothing.
+    RejoinsAsStranger,
+    /// It doesn't repeat what the old stream may not have delivered.
+    OutboxForgotten,
+    /// An acknowledged step takes evaluations and all else that is kept with it.
+    AcknowledgementForgetsAll,
+    /// The last checkpoint of all is not sent again to a coordinator that was away.
+    LastUploadNotRepeated,
 }
 
 /// Whether the code at hand is to be wrong in this way.

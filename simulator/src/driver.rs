@@ -42,7 +42,7 @@ impl World {
     pub(crate) fn crash_coordinator(&mut self) {
         self.tell_of(|| "-- the coordinator dies".to_owned());
         self.core = None;
-        self.doomed = false;
+        (self.doomed, self.doomed_at_seal) = (false, false);
         self.uploads.clear();
         for session in 0..self.streams.len() {
             self.end_stream(session as u64);
@@ -89,6 +89,9 @@ impl World {
                 return Ok(());
             }
             self.carry_out(action, &mut unflushed)?;
+            if self.core.is_none() {
+                return Ok(());
+            }
         }
         self.write(records)?;
         for step in unflushed {
@@ -165,6 +168,10 @@ impl World {
             }
             Action::Seal(order) => {
                 self.checker.ordered(&order)?;
+                if self.doomed_at_seal {
+                    self.crash_coordinator();
+                    return Ok(());
+                }
                 let entry = CheckpointEntry {
                     step: order.step,
                     bytes: 1,

@@ -2,6 +2,7 @@
 
 use coordinator::core::{Candidate, Event, Report as Said, SessionId};
 use proto::identity::{Generation, Incarnation};
+use proto::mutant::{Mutant, active};
 use proto::wire::v1::TroubleKind;
 
 use crate::checker::Check;
@@ -59,7 +60,8 @@ impl World {
             down_at: now,
         });
         self.workers[index].session = Some(session);
-        let generation = self.workers[index].generation();
+        let stranger = active(Mutant::RejoinsAsStranger);
+        let generation = if stranger { Generation(0) } else { self.workers[index].generation() };
         self.send_up(index, Up::Hello { generation });
     }
 

@@ -3,6 +3,7 @@
 
 use coordinator::core::{Digest, Formation, Held, Plan, Report, StepDone, Tally, Trouble};
 use proto::identity::{Generation, Incarnation, Name};
+use proto::mutant::{Mutant, active};
 use proto::wire::v1::{Phase, PhaseTimes, TroubleKind};
 
 use crate::checker::{Check, Invariant, digest_after, ensure, first_digest, next_digest};
@@ -165,10 +166,15 @@ impl World {
                     worker.kept.clear();
                 }
                 for (generation, report) in self.workers[index].kept.clone() {
+                    if active(Mutant::OutboxForgotten) {
+                        break;
+                    }
                     self.send_up(index, Up::Report(generation, report));
                 }
                 let last = self.workers[index].member.as_ref().and_then(|member| member.last);
-                if let Some((step, digest)) = last {
+                if let Some((step, digest)) = last
+                    && !active(Mutant::LastUploadNotRepeated)
+                {
                     self.upload(index, step, digest, true);
                 }
                 Ok(())
@@ -206,16 +212,18 @@ impl World {
             Plan::Run => {}
             Plan::Stop => member.stop = true,
             Plan::Seal { attempt } => {
-                self.give_up(index);
-                if let Some(member) = &mut self.workers[index].member {
-                    member.stage = Stage::Sealed;
+                if !active(Mutant::TrainsAfterSealing) {
+                    self.give_up(index);
+                    if let Some(member) = &mut self.workers[index].member {
+                        member.stage = Stage::Sealed;
+                    }
                 }
                 let delay = self.draws.below(20);
                 self.work(index, delay, Work::AnswerSeal { attempt });
             }
             Plan::Committed { step } => worker.kept.retain(|(_, report)| match report {
                 Report::StepDone(done) => done.step > step,
-                _ => true,
+                _ => !active(Mutant::AcknowledgementForgetsAll),
             }),
             Plan::Abandon { .. } | Plan::Release => {
                 self.give_up(index);
@@ -304,8 +312,10 @@ impl World {
                 let trouble = Trouble { kind, step, phase: Phase::Exchange, culprit, message };
                 self.report(index, generation, Report::Trouble(trouble));
             }
-            (Work::AnswerSeal { attempt }, Stage::Sealed) => {
-                let held = worker.held;
+            (Work::AnswerSeal { attempt }, stage)
+                if stage == Stage::Sealed || active(Mutant::TrainsAfterSealing) =>
+            {
+                let held = worker.held.filter(|_| !active(Mutant::SealedWithoutState));
                 self.checker.promises(worker.incarnation(), generation.0);
                 self.report(index, generation, Report::Sealed { attempt, held });
             }
@@ -368,6 +378,9 @@ impl World {
         }
         self.checker.says_ready(worker.incarnation(), generation.0);
         self.report(index, generation, Report::Ready { step, digest });
+        if active(Mutant::TrainsUntold) {
+            return self.follow(index, generation, Plan::Run);
+        }
         Ok(())
     }
 

@@ -200,6 +200,8 @@ pub(crate) struct World {
     pub(crate) workers_max: usize,
     /// The next durable write kills the coordinator; where exactly is drawn then.
     pub(crate) doomed: bool,
+    /// So does the next checkpoint, before it is whole.
+    pub(crate) doomed_at_seal: bool,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) events: u64,
     pub(crate) trace: bool,
@@ -279,6 +281,7 @@ impl World {
             pace: plan.pace,
             workers_max: present + NEWCOMERS_MAX,
             doomed: false,
+            doomed_at_seal: false,
             outcome: None,
             events: 0,
             trace: plan.trace,
