@@ -111,6 +111,7 @@ impl World {
         Ok(())
     }
 
+    // long: one arm for each kind of action
     fn carry_out(&mut self, action: Action, unflushed: &mut Vec<u64>) -> Check {
         match action {
             Action::Admit { session, generation } => {
