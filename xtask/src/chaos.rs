@@ -89,7 +89,8 @@ pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result
             storms.extend([first, report, last]);
         }
     }
-    let recoveries = Recovery::all(&faults);
+    let mut recoveries = Recovery::all(&faults);
+    recoveries.push(Recovery::of_joins(&storms));
     for recovery in &recoveries {
         say(out, &recovery.line())?;
     }

@@ -1,5 +1,5 @@
 //! How long each fault held the run up: from the fault to the next step on record that could not have been under way already.
-//! Pure: times are arguments.
+//! And how long it stood still to take workers in. Pure: times are arguments.
 
 use std::time::Duration;
 
@@ -29,6 +29,11 @@ pub struct Injected {
 #[derive(Debug, Default)]
 pub struct Recoveries {
     pub faults: Vec<Injected>,
+    /// Milliseconds from the last step without a worker that came to the first one with it, that step's own time included.
+    pub taken_in_ms: Vec<f64>,
+    last_commit: Duration,
+    /// A generation with such a worker.
+    grown: Option<u64>,
     waiting: Vec<Waiting>,
 }
 
@@ -77,7 +82,18 @@ impl Recoveries {
     }
 
     pub fn take(&mut self, now: Duration, seen: &Seen) {
-        let Seen::Committed { generation, step } = *seen else { return };
+        let (generation, step) = match *seen {
+            Seen::Committed { generation, step } => (generation, step),
+            Seen::Formed { generation, grown } => {
+                self.grown = grown.then_some(generation);
+                return;
+            }
+            Seen::Ended(_) => return,
+        };
+        let gap = now.saturating_sub(std::mem::replace(&mut self.last_commit, now));
+        if self.grown.take_if(|grown| *grown == generation).is_some() {
+            self.taken_in_ms.push(gap.as_secs_f64() * 1e3);
+        }
         let faults = &mut self.faults;
         self.waiting.retain(|waiting| {
             let over = match waiting.until {

@@ -22,6 +22,8 @@ pub struct Report {
     /// Workers that ended by themselves and were started again.
     pub unasked_ends: u64,
     pub summaries: Vec<Summary>,
+    /// How long the run stood still for each worker, or each few, that it took in.
+    pub taken_in_ms: Vec<f64>,
     pub faults: Vec<Injected>,
     pub model_sha256: String,
     /// What `verify` said in its last line.
@@ -87,17 +89,21 @@ impl Summary {
         let Summary { fault, count, alone, all } = self;
         match alone.or(*all) {
             None => format!("{count} of {fault}: no member was hit"),
-            Some(Percentiles { count: measured, p50, p99, max }) => {
+            Some(found) => {
                 let which = if alone.is_some() { "alone" } else { "amid others" };
-                format!(
-                    "{count} of {fault}: recovery p50 {p50:.0} ms, p99 {p99:.0} ms, max {max:.0} ms ({measured} {which})"
-                )
+                format!("{count} of {fault}: recovery {} ({} {which})", found.words(), found.count)
             }
         }
     }
 }
 
 impl Percentiles {
+    /// "p50 120 ms, p99 300 ms, max 310 ms".
+    pub fn words(&self) -> String {
+        let Percentiles { p50, p99, max, .. } = self;
+        format!("p50 {p50:.0} ms, p99 {p99:.0} ms, max {max:.0} ms")
+    }
+
     pub fn of(values: impl Iterator<Item = f64>) -> Option<Percentiles> {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);

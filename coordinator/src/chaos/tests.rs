@@ -91,6 +91,19 @@ fn a_recovery_ends_with_a_step_that_was_not_under_way() {
 }
 
 #[test]
+fn the_pause_in_which_a_worker_is_taken_in_lies_between_two_steps() {
+    let mut recoveries = Recoveries::default();
+    commit(&mut recoveries, 100, 1, 10);
+    recoveries.take(milliseconds(120), &Seen::Formed { generation: 2, grown: true });
+    // A step of the old generation, on record late.
+    commit(&mut recoveries, 130, 1, 11);
+    commit(&mut recoveries, 180, 2, 12);
+    recoveries.take(milliseconds(190), &Seen::Formed { generation: 3, grown: false });
+    commit(&mut recoveries, 400, 3, 13);
+    assert_eq!(recoveries.taken_in_ms, [50.0]);
+}
+
+#[test]
 fn faults_that_overlap_are_not_alone() {
     let standing = Standing { now: milliseconds(100), generation: 3, step: 10 };
     let mut recoveries = Recoveries::default();

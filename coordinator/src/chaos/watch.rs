@@ -16,6 +16,7 @@ pub struct Watch {
     pub generation: u64,
     /// Names of its members.
     pub members: BTreeSet<String>,
+    incarnations: BTreeSet<String>,
     /// Names of those that hold the state: a step counts only when every member has reported it.
     pub holders: BTreeSet<String>,
     /// The generation of the newest committed step.
@@ -29,8 +30,15 @@ pub struct Watch {
 /// News of the job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Seen {
-    Formed { generation: u64 },
-    Committed { generation: u64, step: u64 },
+    /// `grown`: all members of the one before, and others.
+    Formed {
+        generation: u64,
+        grown: bool,
+    },
+    Committed {
+        generation: u64,
+        step: u64,
+    },
     Ended(End),
 }
 
@@ -44,6 +52,7 @@ impl Watch {
             waiting: VecDeque::new(),
             generation: 0,
             members: BTreeSet::new(),
+            incarnations: BTreeSet::new(),
             holders: BTreeSet::new(),
             committed_by: 0,
             step: 0,
@@ -75,8 +84,11 @@ impl Watch {
         self.waiting.push_back(match entry {
             Entry::Formed { generation, members, .. } => {
                 self.generation = generation;
+                let now = members.iter().map(|member| member.incarnation.clone()).collect();
+                let before = std::mem::replace(&mut self.incarnations, now);
                 self.members = members.into_iter().map(|member| member.worker).collect();
-                Seen::Formed { generation }
+                let more = self.incarnations.len() > before.len() && !before.is_empty();
+                Seen::Formed { generation, grown: more && before.is_subset(&self.incarnations) }
             }
             Entry::Committed { generation, step, .. } => {
                 if std::mem::replace(&mut self.committed_by, generation) != generation {

@@ -11,7 +11,9 @@ use super::output::line;
 use super::verify::conclusion;
 use super::{Exit, Failure};
 use crate::args::{Connection, TrainArgs};
-use crate::chaos::{Cast, CastError, Plan, Programs, Report, Schedule, Storm, StormError, Summary};
+use crate::chaos::{
+    Cast, CastError, Percentiles, Plan, Programs, Report, Schedule, Storm, StormError, Summary,
+};
 use crate::intake;
 use crate::local::worker_program;
 use crate::state::token_path;
@@ -132,6 +134,7 @@ fn conclude(
         goodput: (undisturbed.rate() > 0.0).then(|| disturbed.rate() / undisturbed.rate()),
         unasked_ends: storm.unasked_ends,
         summaries: Summary::of(&storm.recoveries.faults),
+        taken_in_ms: storm.recoveries.taken_in_ms,
         faults: storm.recoveries.faults,
         model_sha256,
         proof,
@@ -146,6 +149,9 @@ fn show(report: &Report) -> std::io::Result<()> {
     line(&format!("job {} finished, {} faults", report.job, report.faults.len()))?;
     for summary in &report.summaries {
         line(&summary.line())?;
+    }
+    if let Some(pauses) = Percentiles::of(report.taken_in_ms.iter().copied()) {
+        line(&format!("workers taken in {} times: pause {}", pauses.count, pauses.words()))?;
     }
     if let Some(goodput) = report.goodput {
         let (with, without) = (report.storm.rate(), report.undisturbed.rate());

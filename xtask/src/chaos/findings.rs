@@ -50,6 +50,14 @@ impl Recovery {
         KINDS.into_iter().map(recovery).filter(|recovery| recovery.count > 0).collect()
     }
 
+    /// How long runs stood still to take workers in.
+    pub(super) fn of_joins(reports: &[Value]) -> Recovery {
+        let lists = reports.iter().filter_map(|report| report["taken_in_ms"].as_array());
+        let mut times: Vec<f64> = lists.flatten().filter_map(Value::as_f64).collect();
+        times.sort_by(f64::total_cmp);
+        Recovery { kind: "taking workers in", count: times.len(), alone: times.clone(), all: times }
+    }
+
     pub(super) fn line(&self) -> String {
         let Recovery { kind, count, alone, .. } = self;
         let shown = |percent| percentile(alone, percent).unwrap_or(f64::NAN);
