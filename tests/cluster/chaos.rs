@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cluster_tests::{JobFile, Running, Train, coordinator, verified};
+use cluster_tests::{JobFile, Running, Signal, Train, coordinator, verified};
 
 use crate::bits::model_sha256;
 use crate::refusals::{USAGE, only_error};
@@ -13,11 +13,19 @@ fn a_storm_of_faults_ends_with_the_bits_of_an_undisturbed_run_and_a_proof() {
     let job = JobFile::digits().with("epochs = 3", "epochs = 90").write(folder.path());
     let undisturbed = Train::new(&job, &folder.path().join("whole")).spawn().finish(LIMIT);
     let state = folder.path().join("state");
-    let mut command = coordinator(&["train"]);
-    command.arg(&job).arg("--state").arg(&state).args(["--workers", "4", "--threads", "1"]);
-    command.args(["--chaos", "kill 1s, pause 4s, leave 5s, coordinator 4s"]);
-    command.args(["--chaos-seed", "5"]);
-    let ended = Running::spawn(command).finish(LIMIT);
+    let storm = || {
+        let mut command = coordinator(&["train"]);
+        command.arg(&job).arg("--state").arg(&state).args(["--workers", "4", "--threads", "1"]);
+        command.args(["--chaos", "kill 1s, pause 4s, leave 5s, coordinator 4s"]);
+        command.args(["--chaos-seed", "5"]);
+        Running::spawn(command)
+    };
+    // Interrupted, it goes on with the same command.
+    let mut interrupted = storm();
+    interrupted.wait_for(&["chaos after"], LIMIT);
+    interrupted.signal(Signal::INT);
+    assert_eq!(interrupted.finish(LIMIT).code, Some(130));
+    let ended = storm().finish(LIMIT);
     assert_eq!(model_sha256(&ended), model_sha256(&undisturbed), "{}", ended.stderr);
     let hits = ended.stderr.lines().filter(|line| line.contains("chaos after ")).count();
     assert!(hits >= 3, "{}", ended.stderr);

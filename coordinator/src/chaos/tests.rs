@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::*;
+use crate::core::Record;
+use crate::journal::Journal;
 
 fn plan(text: &str) -> Plan {
     text.parse().unwrap()
@@ -57,6 +59,30 @@ fn a_schedule_is_a_function_of_its_seed_and_each_kind_comes_as_often_as_asked() 
     for blow in blows.iter().filter(|blow| blow.fault == Fault::Pause) {
         assert!((milliseconds(200)..milliseconds(3000)).contains(&blow.length));
     }
+}
+
+fn record(text: &str) -> Record {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn all_that_a_journal_holds_is_read_whatever_lies_between() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let mut journal = Journal::open(&path).unwrap().journal;
+    let mut watch = Watch::new(path, "a-1".to_owned());
+    let boot = record("{\"booted\": {\"boot\": 1, \"generation\": 1}}");
+    let quarantined = "{\"quarantined\": {\"job\": \"a-1\", \"train\": [1], \"test\": []}}";
+    let ended = "{\"ended\": {\"job\": \"JOB\", \"end\": \"stopped\", \"trained_ms\": 1, \"trained_steps\": 1}}";
+    let of_other = record(&ended.replace("JOB", "b-1"));
+    for quiet in [boot, record(quarantined), of_other] {
+        journal.append(&[quiet]).unwrap();
+    }
+    assert_eq!(watch.news().unwrap(), None);
+    journal.append(&[record(quarantined)]).unwrap();
+    journal.append(&[record(&ended.replace("JOB", "a-1"))]).unwrap();
+    assert_eq!(watch.news().unwrap(), Some(Seen::Ended(crate::verify::End::Stopped)));
+    assert_eq!(watch.news().unwrap(), None);
 }
 
 fn injected(fault: Fault, member: bool) -> Injected {

@@ -62,21 +62,22 @@ impl Watch {
 
     /// The next piece of news, if there is any yet.
     pub fn news(&mut self) -> Result<Option<Seen>, FrameError> {
-        if self.waiting.is_empty() {
-            let frames = match &mut self.frames {
-                Some(frames) => frames,
-                None => self.frames.insert(Frames::open(&self.journal)?),
-            };
-            if let Some(frame) = frames.next_frame()? {
-                // A record of another form is for `verify` to name.
-                let entries: Vec<Entry> =
-                    serde_json::from_slice(&frame.payload).unwrap_or_default();
-                let of_job = entries.into_iter().filter(|e| e.job() == Some(self.job.as_str()));
-                for entry in of_job.collect::<Vec<_>>() {
+        let mut frames = match self.frames.take() {
+            Some(frames) => frames,
+            None => Frames::open(&self.journal)?,
+        };
+        // Many frames hold nothing that is news here.
+        while self.waiting.is_empty() {
+            let Some(frame) = frames.next_frame()? else { break };
+            // A record of another form is for `verify` to name.
+            let entries: Vec<Entry> = serde_json::from_slice(&frame.payload).unwrap_or_default();
+            for entry in entries {
+                if entry.job() == Some(self.job.as_str()) {
                     self.take(entry);
                 }
             }
         }
+        self.frames = Some(frames);
         Ok(self.waiting.pop_front())
     }
 
