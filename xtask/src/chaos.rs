@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::bench::record::{commit_of, load, processor};
-use findings::{Bar, Goodput, Recovery};
+use findings::{Bar, Goodput, LARGE_STATE, Recovery, SMALL_STATE};
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,11 +46,10 @@ impl Options {
     }
 }
 
-/// The programs, the job and where runs go.
+/// The programs, the jobs and where runs go.
 struct Stage {
     coordinator: PathBuf,
     folder: PathBuf,
-    job: PathBuf,
     /// Runs so far.
     runs: usize,
 }
@@ -63,34 +62,16 @@ pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result
     let calm = stage.train(NO_FAULTS, options.seed)?;
     let weights = calm["model_sha256"].clone();
     say(out, &format!("undisturbed: {}", findings::line(&calm)))?;
-    let mut storms: Vec<Value> = Vec::new();
-    let mut faults: Vec<Value> = Vec::new();
-    while faults.len() < options.faults {
-        let report = stage.train(STORM, options.seed + storms.len() as u64)?;
-        let of_storm = report["faults"].as_array().cloned().unwrap_or_default();
-        ensure!(!of_storm.is_empty(), "a storm without faults; give it more --epochs");
-        faults.extend(of_storm);
-        say(out, &format!("{} faults so far: {}", faults.len(), findings::line(&report)))?;
-        storms.push(report);
-    }
-    let mut readings: Vec<Goodput> = Vec::new();
-    for round in 0..options.rounds {
-        for plan in FEW_FAULTS {
-            // The same plan each round, but other times.
-            let seed = options.seed + 1000 * (round as u64 + 1);
-            let [first, report, last] = [
-                stage.train(NO_FAULTS, seed)?,
-                stage.train(plan, seed)?,
-                stage.train(NO_FAULTS, seed)?,
-            ];
-            let reading = Goodput::of(plan, &first, &report, &last);
-            say(out, &reading.line())?;
-            readings.push(reading);
-            storms.extend([first, report, last]);
-        }
-    }
+    let mut runs = storms(&mut stage, options, out)?;
+    let of_storms = |run: &Value| run["faults"].as_array().cloned().unwrap_or_default();
+    let faults: Vec<Value> = runs.iter().flat_map(of_storms).collect();
+    let (readings, compared) = compare(&mut stage, options, out)?;
+    runs.extend(compared);
+    let large = stage.train_job(LARGE_JOB, "kill 10s", options.seed)?;
+    say(out, &format!("large state: {}", findings::line(&large)))?;
     let mut recoveries = Recovery::all(&faults);
-    recoveries.push(Recovery::of_joins(&storms));
+    recoveries.push(Recovery::of_joins(SMALL_STATE, &runs));
+    recoveries.push(Recovery::of_joins(LARGE_STATE, std::slice::from_ref(&large)));
     for recovery in &recoveries {
         say(out, &recovery.line())?;
     }
@@ -98,7 +79,7 @@ pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result
     for bar in &bars {
         say(out, &bar.line())?;
     }
-    let same = storms.iter().filter(|report| report["model_sha256"] == weights).count();
+    let same = runs.iter().filter(|report| report["model_sha256"] == weights).count();
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let found = json!({
         "commit": commit,
@@ -115,18 +96,56 @@ pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result
         "goodput": readings.iter().map(Goodput::json).collect::<Vec<_>>(),
         "bars": bars.iter().map(Bar::json).collect::<Vec<_>>(),
         "model_sha256": weights,
-        "runs": storms.len(),
+        "runs": runs.len(),
         "runs_with_these_weights": same,
-        "runs_proved": storms.len(),
-        "storms": storms,
+        "runs_proved": runs.len(),
+        "reports": runs,
+        "large": large,
     });
     let path = save(root, &commit, seconds, &found)?;
     say(
         out,
-        &format!("{same} of {} runs ended with the same weights; {}", storms.len(), path.display()),
+        &format!("{same} of {} runs ended with the same weights; {}", runs.len(), path.display()),
     )?;
-    ensure!(same == storms.len(), "runs ended with other weights: {}", storms.len() - same);
+    ensure!(same == runs.len(), "runs ended with other weights: {}", runs.len() - same);
     Ok(())
+}
+
+/// One storm after the other until there were enough faults; their reports.
+fn storms(stage: &mut Stage, options: &Options, out: &mut dyn Write) -> Result<Vec<Value>> {
+    let (mut reports, mut faults) = (Vec::new(), 0);
+    while faults < options.faults {
+        let report = stage.train(STORM, options.seed + reports.len() as u64)?;
+        let more = report["faults"].as_array().map_or(0, Vec::len);
+        ensure!(more > 0, "a storm without faults; give it more --epochs");
+        faults += more;
+        say(out, &format!("{faults} faults so far: {}", findings::line(&report)))?;
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+/// Runs with few faults, each between two without any; what came of it, and their reports.
+fn compare(
+    stage: &mut Stage,
+    options: &Options,
+    out: &mut dyn Write,
+) -> Result<(Vec<Goodput>, Vec<Value>)> {
+    let (mut readings, mut reports) = (Vec::new(), Vec::new());
+    for round in 0..options.rounds {
+        for plan in FEW_FAULTS {
+            // The same plan each round, but other times.
+            let seed = options.seed + 1000 * (round as u64 + 1);
+            let first = stage.train(NO_FAULTS, seed)?;
+            let report = stage.train(plan, seed)?;
+            let last = stage.train(NO_FAULTS, seed)?;
+            let reading = Goodput::of(plan, &first, &report, &last);
+            say(out, &reading.line())?;
+            readings.push(reading);
+            reports.extend([first, report, last]);
+        }
+    }
+    Ok((readings, reports))
 }
 
 impl Stage {
@@ -147,14 +166,21 @@ impl Stage {
         let text = replace(&text, "epochs = 20", &format!("epochs = {}", options.epochs))?;
         let folder = target.join("chaos");
         std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let job = folder.join("job.toml");
-        std::fs::write(&job, text).with_context(|| format!("write {}", job.display()))?;
+        let large = LARGE.replace("FOLDER", &digits.display().to_string());
+        for (name, text) in [(DIGITS_JOB, text), (LARGE_JOB, large)] {
+            let path = folder.join(name).with_extension("toml");
+            std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        }
         let coordinator = target.join("release").join("coordinator");
-        Ok(Stage { coordinator, folder, job, runs: 0 })
+        Ok(Stage { coordinator, folder, runs: 0 })
     }
 
     /// One run; its report. It has been proved: the command fails otherwise, and its files stay.
     fn train(&mut self, plan: &str, seed: u64) -> Result<Value> {
+        self.train_job(DIGITS_JOB, plan, seed)
+    }
+
+    fn train_job(&mut self, job: &str, plan: &str, seed: u64) -> Result<Value> {
         self.runs += 1;
         let state = self.folder.join(format!("run-{}", self.runs));
         if state.exists() {
@@ -166,7 +192,7 @@ impl Stage {
             std::fs::File::create(&log).with_context(|| format!("make {}", log.display()))?;
         let status = Command::new(&self.coordinator)
             .arg("train")
-            .arg(&self.job)
+            .arg(self.folder.join(job).with_extension("toml"))
             .args(["--workers", &WORKERS.to_string(), "--threads", "1", "--chaos", plan])
             .args(["--chaos-seed", &seed.to_string(), "--state"])
             .arg(&state)
@@ -175,7 +201,7 @@ impl Stage {
             .status()
             .context("start a run")?;
         ensure!(status.success(), "{plan:?} with seed {seed}: {status}; see {}", log.display());
-        let report = state.join("jobs").join("digits-1").join("chaos.json");
+        let report = state.join("jobs").join(format!("{job}-1")).join("chaos.json");
         let text = std::fs::read(&report).with_context(|| format!("read {}", report.display()))?;
         std::fs::remove_dir_all(&state).with_context(|| format!("clear {}", state.display()))?;
         Ok(serde_json::from_slice(&text)?)
@@ -201,6 +227,11 @@ fn say(out: &mut dyn Write, line: &str) -> Result<()> {
     Ok(out.flush()?)
 }
 
+const DIGITS_JOB: &str = "digits";
+const LARGE_JOB: &str = "large";
+/// Weights and momentum of a ResNet-50, 188 MB, on images so small that a step is short.
+const LARGE: &str = "name = \"large\"\n[data]\nformat = \"idx\"\npath = \"FOLDER\"\n[model]\narch = \"resnet50\"\n\
+                     stem = \"cifar\"\n[train]\nepochs = 1\nbatch = 8\n[optimizer]\nlearning_rate = 0.01\n";
 const WORKERS: usize = 4;
 /// Once in a day: a run is over before.
 const NO_FAULTS: &str = "kill 1440m";

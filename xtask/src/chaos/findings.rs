@@ -50,12 +50,19 @@ impl Recovery {
         KINDS.into_iter().map(recovery).filter(|recovery| recovery.count > 0).collect()
     }
 
-    /// How long runs stood still to take workers in.
-    pub(super) fn of_joins(reports: &[Value]) -> Recovery {
-        let lists = reports.iter().filter_map(|report| report["taken_in_ms"].as_array());
-        let mut times: Vec<f64> = lists.flatten().filter_map(Value::as_f64).collect();
+    /// How long runs stood still to take workers in: between two steps, without the time that a step takes undisturbed.
+    pub(super) fn of_joins(kind: &'static str, reports: &[Value]) -> Recovery {
+        let mut times = Vec::new();
+        for report in reports {
+            let before = &report["undisturbed"];
+            let [seconds, steps] = [&before["seconds"], &before["steps"]].map(Value::as_f64);
+            let (Some(seconds), Some(steps)) = (seconds, steps) else { continue };
+            let step_ms = if steps > 0.0 { 1e3 * seconds / steps } else { 0.0 };
+            let gaps = report["taken_in_ms"].as_array().into_iter().flatten();
+            times.extend(gaps.filter_map(Value::as_f64).map(|gap| (gap - step_ms).max(0.0)));
+        }
         times.sort_by(f64::total_cmp);
-        Recovery { kind: "taking workers in", count: times.len(), alone: times.clone(), all: times }
+        Recovery { kind, count: times.len(), alone: times.clone(), all: times }
     }
 
     pub(super) fn line(&self) -> String {
@@ -126,6 +133,7 @@ impl Bar {
             recovery("kill", 50, 300.0),
             recovery("kill", 99, 1000.0),
             recovery(LONG_PAUSE, 99, 3000.0),
+            recovery(LARGE_STATE, 50, 500.0),
             goodput("kill 60s", 0.97),
             goodput("kill 15s", 0.90),
             goodput("coordinator 15s", 0.99),
@@ -180,6 +188,8 @@ fn kind_of(fault: &Value) -> &str {
 
 /// A worker that was silent for so long is left out.
 const NOTICED_MS: u64 = 2000;
+pub(super) const SMALL_STATE: &str = "taking workers in";
+pub(super) const LARGE_STATE: &str = "taking workers in with a state of 188 MB";
 const SHORT_PAUSE: &str = "pause below 2 s";
 const LONG_PAUSE: &str = "pause of 2 s or more";
 const KINDS: [&str; 5] = ["kill", SHORT_PAUSE, LONG_PAUSE, "leave", "coordinator"];
@@ -206,12 +216,15 @@ mod tests {
         let counts: Vec<_> = found.iter().map(|r| (r.kind, r.count, r.alone.len())).collect();
         assert_eq!(counts, [("kill", 4, 2), (SHORT_PAUSE, 1, 1), (LONG_PAUSE, 1, 1)]);
         assert_eq!(found[0].line(), "4 of kill: p50 200 ms, p99 1200 ms, max 1200 ms (2 alone)");
+        let grown =
+            json!({ "undisturbed": { "steps": 20, "seconds": 2.0 }, "taken_in_ms": [350.0, 90.0] });
+        assert_eq!(Recovery::of_joins(SMALL_STATE, &[grown]).all, [0.0, 250.0]);
         let report =
             |steps: u64| json!({ "storm": { "steps": steps, "seconds": 10.0 }, "faults": [] });
         let reading = Goodput::of("kill 60s", &report(1000), &report(980), &report(1000));
         let bars = Bar::all(&found, &[reading]);
         let met: Vec<_> = bars.iter().map(Bar::met).collect();
-        assert_eq!(met, [Some(true), Some(false), Some(true), Some(true), None, None]);
+        assert_eq!(met, [Some(true), Some(false), Some(true), None, Some(true), None, None]);
         assert!(bars[1].line().starts_with("MISSED: kill: milliseconds to recover, p99: 1200"));
     }
 }
