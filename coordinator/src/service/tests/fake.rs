@@ -63,8 +63,14 @@ impl FakeWorker {
 
     /// The next plan; `None` when the stream has ended in good order.
     pub(super) async fn plan(&mut self) -> Option<(u64, Plan)> {
-        let plan = self.plans.message().await.unwrap()?;
-        Some((plan.generation, plan.kind.unwrap()))
+        loop {
+            let plan = self.plans.message().await.unwrap()?;
+            // Said on a tick, which may come at any time.
+            match plan.kind.unwrap() {
+                Plan::Committed(_) => {}
+                kind => return Some((plan.generation, kind)),
+            }
+        }
     }
 
     /// Becomes a member: fetches the checkpoint if there is one, and waits until all are ready.
