@@ -49,7 +49,10 @@ fn show(account: &Account) -> std::io::Result<()> {
     for kept in &account.checkpoints {
         line(&format!("checkpoint of step {}: its digest and every file as sealed", kept.step))?;
     }
-    line(&format!("metrics: steps 1 to {}, each once", account.metrics))?;
+    line(&match account.metrics {
+        0 => "metrics: none yet".to_owned(),
+        newest => format!("metrics: steps 1 to {newest}, each once"),
+    })?;
     if account.torn_bytes > 0 {
         let bytes = account.torn_bytes;
         line(&format!("the journal ends in {bytes} bytes of a record that was not completed"))?;
