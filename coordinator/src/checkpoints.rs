@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use proto::identity::JobId;
 
+use crate::disk;
+
 pub use assembly::{Assembly, Part, UploadError, Uploads};
 pub use header::FileSpec;
 pub use initial::{InitialError, copy_of, keep_copy, read_facts, verify_copy};
@@ -30,17 +32,24 @@ pub fn folder_of(jobs: &Path, job: &JobId) -> PathBuf {
     jobs.join(job.as_str()).join("checkpoints")
 }
 
-/// Removes what a crash left half done, in every job's folder.
+/// Removes what a crash left half done, in every job's folder. What is whole there is durable afterwards, even if the process
+/// that made it was killed before it had synced the names.
 pub fn sweep(jobs: &Path) -> io::Result<()> {
+    disk::sync_folder(jobs)?;
     for job in std::fs::read_dir(jobs)? {
-        let folder = job?.path().join("checkpoints");
+        let job = job?.path();
+        let folder = job.join("checkpoints");
+        if job.is_dir() {
+            disk::sync_folder(&job)?;
+        }
         if !folder.is_dir() {
             continue;
         }
+        disk::sync_folder(&folder)?;
         for entry in std::fs::read_dir(&folder)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(TMP) {
-                std::fs::remove_dir_all(entry.path())?;
+                disk::remove_tree(&entry.path())?;
             }
         }
     }
@@ -51,5 +60,7 @@ const TMP: &str = "tmp-";
 const DAMAGED: &str = "damaged-";
 const INDEX_FILE: &str = "index.json";
 
+#[cfg(test)]
+mod crashes;
 #[cfg(test)]
 mod tests;

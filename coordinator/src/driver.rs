@@ -9,6 +9,7 @@ mod plans;
 mod books;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -69,6 +70,11 @@ pub enum DriverError {
         "the journal record {index} makes no sense: {problem}; it was written by another release or is damaged"
     )]
     Replay { index: usize, problem: String },
+    #[error(
+        "removing incomplete checkpoints below {}: {source}; check the disk, or give another folder with --state",
+        path.display()
+    )]
+    Leftovers { path: PathBuf, source: std::io::Error },
     #[error("{what}: {source}")]
     Io { what: &'static str, source: std::io::Error },
 }
@@ -82,7 +88,7 @@ pub fn start(state: Arc<StateDir>) -> Result<Running, DriverError> {
         );
     }
     checkpoints::sweep(&state.jobs_folder())
-        .map_err(io_error("removing incomplete checkpoints"))?;
+        .map_err(|source| DriverError::Leftovers { path: state.jobs_folder(), source })?;
     let mut core = Cluster::default();
     for (index, record) in records.iter().enumerate() {
         let replayed = core.replay(record);

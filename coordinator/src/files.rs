@@ -1,46 +1,57 @@
-//! File operations that survive a crash: what is written whole, or not at all. Knows no file by name.
+//! Files that survive a crash: replaced whole or not at all, or appended to line by line. Knows no file by name.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
+
+use crate::disk::{self, DiskFile};
 
 /// Replaces the file at `path` by `content`: a reader, or a restart, sees the old or the new content.
-pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let written = write_synced(&new, content).and_then(|()| std::fs::rename(&new, path));
-    if written.is_err() {
-        // Best effort: it is rewritten next time.
-        std::fs::remove_file(&new).ok();
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, DiskFile::create, content)
+}
+
+/// The same, for a file that nobody else may read.
+pub(crate) fn write_privately(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, DiskFile::create_private, content)
+}
+
+fn replace(
+    path: &Path,
+    create: fn(&Path) -> io::Result<DiskFile>,
+    content: &[u8],
+) -> io::Result<()> {
+    let (new, is_first) = (path.with_extension("new"), !path.exists());
+    let written = create(&new).and_then(|file| {
+        file.write_all_at(content, 0)?;
+        file.sync()
+    });
+    let renamed = written.and_then(|()| disk::rename(&new, path));
+    if renamed.is_err() {
+        // Best effort: it is made anew next time.
+        disk::remove_file(&new).ok();
     }
-    written?;
-    sync_folder_of(path)
+    renamed?;
+    disk::sync_folder_of(path).inspect_err(|_| {
+        // What may not be durable is not there either: the next attempt makes it anew.
+        if is_first {
+            disk::remove_file(path).ok();
+        }
+    })
 }
 
-/// Creates or truncates the file at `path`; the content is on disk when this returns.
-pub fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(content)?;
-    file.sync_all()
+/// Creates the file at `path`, anew if there is one; the content is on disk when this returns, the name may not be.
+pub(crate) fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+    let file = DiskFile::create(path)?;
+    file.write_all_at(content, 0)?;
+    file.sync()
 }
 
-/// Makes a rename or creation at `path` durable.
-pub fn sync_folder_of(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) => sync_folder(parent),
-        None => Ok(()),
-    }
-}
-
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// A file of lines that is only ever appended to. Lines that don't fit on a full disk wait in memory, within a bound.
+/// A file of lines that is only ever appended to. Lines that don't fit on a full disk wait in memory, within a bound. A crash
+/// of the machine may cost the last lines, since nothing waits for them to be on disk; what is left is whole lines from the
+/// first on.
 #[derive(Debug)]
 pub struct LineFile {
-    path: PathBuf,
-    file: File,
+    file: DiskFile,
     /// Length of the whole lines on disk.
     len: u64,
     waiting: Vec<u8>,
@@ -50,15 +61,23 @@ pub struct LineFile {
 }
 
 impl LineFile {
-    /// Opens or creates the file. A last line that a crash left incomplete is cut off.
+    /// Opens or creates the file. What a crash left incomplete is cut off: a last line without its end, and everything from
+    /// the first zero byte on, which stands where bytes have not come to the disk.
     pub fn open(path: &Path) -> io::Result<LineFile> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = match DiskFile::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => DiskFile::create(path)?,
+            file => file?,
+        };
         let content = std::fs::read(path)?;
-        let len = content.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1) as u64;
-        file.set_len(len)?;
-        let (path, waiting) = (path.to_owned(), Vec::new());
-        Ok(LineFile { path, file, len, waiting, dropped: 0, failing: false })
+        let written = content.split(|&byte| byte == 0).next().unwrap_or_default();
+        let len = written.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        if len < content.len() {
+            file.set_len(len as u64)?;
+        }
+        // Whatever was cut, now or by a process that was killed, must not come back behind the lines that are written now.
+        file.sync()?;
+        let (len, waiting) = (len as u64, Vec::new());
+        Ok(LineFile { file, len, waiting, dropped: 0, failing: false })
     }
 
     /// Adds a line, to be written by the next `flush`.
@@ -92,7 +111,7 @@ impl LineFile {
     }
 
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Lines that are not on disk: dropped, or still waiting.

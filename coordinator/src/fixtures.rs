@@ -1,5 +1,7 @@
 //! Values that tests of several modules start from.
 
+use std::sync::LazyLock;
+
 use proto::Job;
 use proto::manifest::{Evaluation, Input};
 
@@ -26,7 +28,8 @@ pub(crate) const TOTAL_STEPS: u64 = 20;
 pub(crate) const TEST_LEN: u64 = 40;
 
 pub(crate) fn spec() -> JobSpec {
-    spec_of(JOB)
+    static SPEC: LazyLock<JobSpec> = LazyLock::new(|| spec_of(JOB));
+    SPEC.clone()
 }
 
 pub(crate) fn spec_of(toml: &str) -> JobSpec {

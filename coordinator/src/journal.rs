@@ -7,19 +7,18 @@
 //! The zeros are space held in reserve: a decision can still be recorded when the disk has just run full.
 //! Knows the record type only through serde; knows nothing of what the records mean.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use crate::core::Record;
+use crate::disk::DiskFile;
+use crate::files::write_atomically;
 
 #[derive(Debug)]
 pub struct Journal {
-    file: File,
-    path: PathBuf,
+    file: DiskFile,
     /// Where the next frame goes.
     end: u64,
     /// Length of the file.
@@ -64,18 +63,23 @@ impl Journal {
             move |source| JournalError::Io { what, path: path.to_owned(), source }
         };
         if !path.try_exists().map_err(fail("looking for"))? {
-            create(path).map_err(fail("creating"))?;
+            let mut content = MAGIC.to_vec();
+            content.resize(MAGIC.len() + RESERVE_BYTES as usize, 0);
+            write_atomically(path, &content).map_err(fail("creating"))?;
         }
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(fail("opening"))?;
+        let file = DiskFile::open(path).map_err(fail("opening"))?;
         let bytes = std::fs::read(path).map_err(fail("reading"))?;
-        let Scan { records, end, chain, torn_bytes } = scan(path, &bytes)?;
+        let Scan { records, last, end, chain, torn_bytes } = scan(path, &bytes)?;
         if torn_bytes.is_some() {
             file.set_len(end).map_err(fail("cutting"))?;
-            file.sync_all().map_err(fail("cutting"))?;
         }
+        // What was read may have come from memory: a frame whose fsync failed is never written to the disk by another fsync.
+        // Only the last one can be such a frame, or one that nobody has synced. It is written once more before another follows.
+        let frame = &bytes[last as usize..end as usize];
+        file.write_all_at(frame, last).map_err(fail("securing"))?;
+        file.sync().map_err(fail("securing"))?;
         let reserved = if torn_bytes.is_some() { end } else { bytes.len() as u64 };
-        let path = path.to_owned();
-        let mut journal = Journal { file, path, end, reserved, chain, broken: false };
+        let mut journal = Journal { file, end, reserved, chain, broken: false };
         journal.reserve(0)?;
         Ok(Opened { journal, records, torn_bytes })
     }
@@ -93,7 +97,7 @@ impl Journal {
     /// Appends the records as one frame. They are durable when this returns.
     pub fn append(&mut self, records: &[Record]) -> Result<(), JournalError> {
         if self.broken {
-            return Err(JournalError::Broken { path: self.path.clone() });
+            return Err(JournalError::Broken { path: self.file.path().to_owned() });
         }
         let payload = serde_json::to_vec(records).expect("records are plain data");
         if payload.len() > FRAME_BYTES_MAX {
@@ -104,30 +108,30 @@ impl Journal {
         self.broken = true;
         self.reserve(frame.len() as u64)?;
         let fail = |what: &'static str| {
-            let path = self.path.clone();
+            let path = self.file.path().to_owned();
             move |source| JournalError::Io { what, path, source }
         };
         self.file.write_all_at(&frame, self.end).map_err(fail("writing"))?;
-        self.file.sync_data().map_err(fail("syncing"))?;
+        self.file.sync().map_err(fail("syncing"))?;
         self.end += frame.len() as u64;
         self.chain = link(&frame);
         self.broken = false;
         Ok(())
     }
 
-    /// Keeps zeros ahead of the end. Fails only when not even `bytes` fit.
+    /// Keeps zeros ahead of the end. On a full disk it fails only when not even `bytes` fit.
     fn reserve(&mut self, bytes: u64) -> Result<(), JournalError> {
         if self.reserved >= self.end + bytes + RESERVE_BYTES / 2 {
             return Ok(());
         }
         let zeros = vec![0; (bytes + RESERVE_BYTES) as usize];
         let from = self.reserved.max(self.end);
-        let grown = self.file.write_all_at(&zeros, from).and_then(|()| self.file.sync_all());
+        let grown = self.file.write_all_at(&zeros, from).and_then(|()| self.file.sync());
         match grown {
             Ok(()) => self.reserved = from + zeros.len() as u64,
-            Err(_) if self.reserved >= self.end + bytes => {}
+            Err(error) if is_full(&error) && self.reserved >= self.end + bytes => {}
             Err(source) => {
-                let (what, path) = ("extending", self.path.clone());
+                let (what, path) = ("extending", self.file.path().to_owned());
                 return Err(JournalError::Io { what, path, source });
             }
         }
@@ -135,15 +139,10 @@ impl Journal {
     }
 }
 
-/// A journal comes into being whole: under another name first.
-fn create(path: &Path) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut content = MAGIC.to_vec();
-    content.resize(MAGIC.len() + RESERVE_BYTES as usize, 0);
-    std::fs::write(&new, &content)?;
-    File::open(&new)?.sync_all()?;
-    std::fs::rename(&new, path)?;
-    crate::files::sync_folder_of(path)
+/// No room, as against a disk that fails.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 fn encode(chain: &Chain, payload: &[u8]) -> Vec<u8> {
@@ -172,6 +171,8 @@ fn link(bytes: &[u8]) -> Chain {
 
 struct Scan {
     records: Vec<Record>,
+    /// Where the last whole frame starts; the end of `MAGIC` without any.
+    last: u64,
     end: u64,
     chain: Chain,
     torn_bytes: Option<u64>,
@@ -186,7 +187,8 @@ fn scan(path: &Path, bytes: &[u8]) -> Result<Scan, JournalError> {
         offset: offset as u64,
         what,
     };
-    let (mut records, mut at, mut chain) = (Vec::new(), MAGIC.len(), link(MAGIC));
+    let (mut records, mut chain) = (Vec::new(), link(MAGIC));
+    let (mut last, mut at) = (MAGIC.len(), MAGIC.len());
     while let Some(frame) = whole_frame(&bytes[at..]) {
         if frame[8..HEAD] != chain {
             return Err(damaged(at, "a frame that does not continue the one before it"));
@@ -196,7 +198,7 @@ fn scan(path: &Path, bytes: &[u8]) -> Result<Scan, JournalError> {
         };
         records.append(&mut found);
         chain = link(frame);
-        at += frame.len();
+        (last, at) = (at, at + frame.len());
     }
     let rest = &bytes[at..];
     let written = rest.iter().rposition(|&byte| byte != 0).map(|last| last as u64 + 1);
@@ -204,7 +206,8 @@ fn scan(path: &Path, bytes: &[u8]) -> Result<Scan, JournalError> {
     if written.is_some() && (1..rest.len()).any(|later| whole_frame(&rest[later..]).is_some()) {
         return Err(damaged(at, "more of it"));
     }
-    Ok(Scan { records, end: at as u64, chain, torn_bytes: written })
+    let (last, end) = (last as u64, at as u64);
+    Ok(Scan { records, last, end, chain, torn_bytes: written })
 }
 
 /// The frame at the start of `bytes`, if it is complete and its checksum holds.
@@ -226,5 +229,7 @@ const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Room for about 1,500 committed steps after the disk has run full.
 const RESERVE_BYTES: u64 = 256 << 10;
 
+#[cfg(test)]
+mod crashes;
 #[cfg(test)]
 mod tests;

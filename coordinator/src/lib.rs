@@ -6,12 +6,13 @@
 //! service (sockets) --events--> driver --> core (decides) --> journal (durable) --> plans, metrics, logs, checkpoints
 //!                                 ^------- store (slow disk work) <-----------------------------'
 //! ```
-//! `core` is pure; everything else is its shell. `commands` and `local` are what a person starts.
+//! `core` is pure; everything else is its shell, which changes the disk through `disk` alone. `commands` and `local` are what a person starts.
 #![forbid(unsafe_code)]
 
 pub mod core;
-pub mod journal;
+mod disk;
 pub mod files;
+pub mod journal;
 pub mod state;
 pub mod checkpoints;
 pub mod metrics;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::core::Level;
+use crate::disk;
 use crate::files::LineFile;
 
 /// One line of `log.jsonl`.
@@ -99,7 +100,7 @@ impl JobLogs {
 impl Open {
     fn new(path: &Path) -> Open {
         let folder = path.parent().unwrap_or(path);
-        let file = std::fs::create_dir_all(folder).and_then(|()| LineFile::open(path));
+        let file = disk::create_folders(folder).and_then(|()| LineFile::open(path));
         if let Err(error) = &file {
             tracing::warn!("opening {}: {error}; the log is not written", path.display());
         }

@@ -8,7 +8,6 @@
 //! `{"step", "epoch", "evaluation": {"samples", "correct", "correct_top5", "loss"}}`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +19,7 @@ use proto::wire::v1::PhaseTimes;
 use serde::{Deserialize, Serialize};
 
 use crate::core::{JobSpec, Metric};
+use crate::disk::DiskFile;
 use crate::files::LineFile;
 
 /// What people watch.
@@ -202,9 +202,9 @@ pub fn cut(folder: &Path, step: u64) -> io::Result<()> {
     if kept == text.len() {
         return Ok(());
     }
-    let file = OpenOptions::new().write(true).open(&path)?;
+    let file = DiskFile::open(&path)?;
     file.set_len(kept as u64)?;
-    file.sync_all()
+    file.sync()
 }
 
 /// Newest step whose training metric is on disk; 0 without any. A last line that was cut off does not count, and is removed.

@@ -5,13 +5,16 @@
 //! where things lie, not what they hold.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use proto::identity::JobId;
 use proto::wire::Token;
+
+use crate::disk;
+use crate::files::{write_atomically, write_privately};
 
 /// The directory, locked while this value lives.
 #[derive(Debug)]
@@ -49,14 +52,19 @@ impl StateDir {
         if root.exists() && !root.is_dir() {
             return Err(StateError::NotAFolder { path: root.to_owned() });
         }
-        std::fs::create_dir_all(root.join("jobs")).map_err(io_error("creating", root))?;
+        disk::create_folders(&root.join("jobs")).map_err(io_error("creating", root))?;
         let root = root.canonicalize().map_err(io_error("opening", root))?;
         let path = root.join("lock");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let lock = options.open(&path).map_err(io_error("opening", &path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(StateDir { root, _lock: lock }),
+            Ok(()) => {
+                // A process before this one may have been killed between making a folder and syncing its name.
+                let synced = disk::sync_folder(&root).and_then(|()| disk::sync_folder_of(&root));
+                synced.map_err(io_error("syncing", &root))?;
+                Ok(StateDir { root, _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => Err(StateError::Locked { path: root }),
             Err(TryLockError::Error(source)) => {
                 Err(StateError::Io { what: "locking", path, source })
@@ -67,32 +75,27 @@ impl StateDir {
     /// The join token: made at the first start, kept from then on.
     pub fn token(&self) -> Result<Token, StateError> {
         let path = token_path(&self.root);
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        match options.open(&path) {
-            Ok(mut file) => {
-                let token = Token::from_random(random());
-                let line = format!("{}\n", token.reveal());
-                let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_all());
-                written.map_err(io_error("writing", &path))?;
-                Ok(token)
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read_token(&path),
-            Err(source) => Err(StateError::Io { what: "creating", path, source }),
+        if std::fs::symlink_metadata(&path).is_ok() {
+            return read_token(&path);
         }
+        // Whole or not at all: half a token would be refused at every later start. The directory's lock keeps others out.
+        let token = Token::from_random(random());
+        let line = format!("{}\n", token.reveal());
+        write_privately(&path, line.as_bytes()).map_err(io_error("writing", &path))?;
+        Ok(token)
     }
 
     /// Lets commands and workers on this machine find the coordinator.
     pub fn publish_address(&self, address: SocketAddr) -> Result<(), StateError> {
         let path = address_path(&self.root);
         let line = format!("{address}\n");
-        crate::files::write_atomically(&path, line.as_bytes()).map_err(io_error("writing", &path))
+        write_atomically(&path, line.as_bytes()).map_err(io_error("writing", &path))
     }
 
     /// Nobody listens any more.
     pub fn withdraw_address(&self) {
         // Left behind, it points to a port where nobody answers, which commands explain.
-        std::fs::remove_file(address_path(&self.root)).ok();
+        disk::remove_file(&address_path(&self.root)).ok();
     }
 
     pub fn root(&self) -> &Path {

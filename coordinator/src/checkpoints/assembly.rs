@@ -3,10 +3,8 @@
 //! counts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +12,7 @@ use proto::identity::{Generation, JobId};
 use proto::wire::{CHUNK_BYTES_MAX, checkpoint_part};
 
 use super::header::{FileSpec, check_files, difference};
+use crate::disk::{self, DiskFile};
 
 /// The door through which parts come in: open while a generation lives.
 #[derive(Debug, Default)]
@@ -42,7 +41,7 @@ pub struct Assembly {
     /// `tmp-...`
     pub folder: PathBuf,
     pub files: Vec<FileSpec>,
-    handles: Vec<File>,
+    handles: Vec<DiskFile>,
     shares: Mutex<Vec<Share>>,
 }
 
@@ -218,15 +217,17 @@ impl Assembly {
             move |source| UploadError::Disk { what, path, needed, source }
         };
         if folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(fail("clearing", &folder))?;
+            disk::remove_tree(&folder).map_err(fail("clearing", &folder))?;
         }
-        std::fs::create_dir_all(&folder).map_err(fail("creating", &folder))?;
+        // Sealing makes the names in it durable, and the folder's own.
+        let above = folder.parent().unwrap_or(&folder);
+        disk::create_folders(above).map_err(fail("creating", above))?;
+        disk::create_folder(&folder).map_err(fail("creating", &folder))?;
         let mut handles = Vec::new();
         for spec in &files {
             let path = folder.join(spec.name.as_str());
-            let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).create_new(true).open(&path);
-            let sized = file.and_then(|file| file.set_len(spec.len).map(|()| file));
+            let sized =
+                DiskFile::create(&path).and_then(|file| file.set_len(spec.len).map(|()| file));
             handles.push(sized.map_err(fail("creating", &path))?);
         }
         let shares = Mutex::new(vec![Share::Missing; members as usize]);
@@ -257,7 +258,7 @@ impl Assembly {
 
     fn discard(&self) {
         // What can't be removed now is removed at the next start.
-        std::fs::remove_dir_all(&self.folder).ok();
+        disk::remove_tree(&self.folder).ok();
     }
 
     fn bytes(&self) -> u64 {
@@ -316,7 +317,7 @@ impl Part {
                 let name = &self.assembly.files[index].name;
                 return Err(UploadError::Data(format!("bytes of {name} are missing")));
             }
-            let synced = self.assembly.handles[index].sync_data();
+            let synced = self.assembly.handles[index].sync();
             synced.map_err(|source| self.disk_error("syncing", index, source))?;
         }
         let bytes = self.expected.iter().map(|range| range.end - range.start).sum();

@@ -2,7 +2,7 @@
 //! that the run never needs the original again. Knows the header; values are the workers' matter.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use proto::identity::{JobId, hex};
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::verify::{BUFFER_BYTES, Damage, hash_file};
 use crate::core::{DatasetFacts, WeightsFacts};
-use crate::files::sync_folder_of;
+use crate::disk::{self, DiskFile};
 
 /// Why a job can't start from a file.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +78,7 @@ pub fn keep_copy(
         |error| InitialError::Copy { from: source.to_owned(), to: place.clone(), source: error };
     let copied = copy(source, &new, facts.len);
     let done = match copied {
-        Ok(found) if found == facts.sha256 => {
-            std::fs::rename(&new, &place).and_then(|()| sync_folder_of(&place)).map_err(fail)
-        }
+        Ok(found) if found == facts.sha256 => put(&new, &place).map_err(fail),
         Ok(found) => {
             let (from, expected) = (source.to_owned(), facts.sha256.clone());
             Err(InitialError::Changed { from, expected, found })
@@ -89,9 +87,17 @@ pub fn keep_copy(
     };
     if done.is_err() {
         // What can't be removed now is overwritten by the next attempt.
-        std::fs::remove_file(&new).ok();
+        disk::remove_file(&new).ok();
     }
     done
+}
+
+fn put(new: &Path, place: &Path) -> io::Result<()> {
+    disk::rename(new, place)?;
+    disk::sync_folder_of(place).inspect_err(|_| {
+        // What may not be durable is not there either: the next attempt makes it anew.
+        disk::remove_file(place).ok();
+    })
 }
 
 /// Whether the copy at `path` is still the file that was submitted.
@@ -109,10 +115,10 @@ pub fn verify_copy(path: &Path, facts: &WeightsFacts) -> Result<(), Damage> {
 /// Copies at most `len` bytes and one more; returns the SHA-256 of what is on disk then, hex.
 fn copy(source: &Path, to: &Path, len: u64) -> io::Result<String> {
     if let Some(folder) = to.parent() {
-        std::fs::create_dir_all(folder)?;
+        disk::create_folders(folder)?;
     }
-    let (mut from, mut into) = (File::open(source)?.take(len + 1), File::create(to)?);
-    let mut hasher = Sha256::new();
+    let (mut from, into) = (File::open(source)?.take(len + 1), DiskFile::create(to)?);
+    let (mut hasher, mut written) = (Sha256::new(), 0);
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let read = from.read(&mut buffer)?;
@@ -120,8 +126,9 @@ fn copy(source: &Path, to: &Path, len: u64) -> io::Result<String> {
             break;
         }
         hasher.update(&buffer[..read]);
-        into.write_all(&buffer[..read])?;
+        into.write_all_at(&buffer[..read], written)?;
+        written += read as u64;
     }
-    into.sync_all()?;
+    into.sync()?;
     Ok(hex(&hasher.finalize()))
 }

@@ -2,16 +2,16 @@
 //! whole, or nothing of it does.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use proto::manifest::{FORMAT, FileEntry, MANIFEST_FILE, Manifest, folder_name};
 
 use super::assembly::Assembly;
-use super::verify::{Damage, put_aside, verify};
+use super::verify::{Damage, Whole, put_aside, verify};
 use crate::core::{CheckpointEntry, SealOrder};
-use crate::files::{sync_folder, sync_folder_of, write_synced};
+use crate::disk;
+use crate::files::write_synced;
 
 /// Why a checkpoint was given up.
 #[derive(Debug, thiserror::Error)]
@@ -24,15 +24,15 @@ pub enum SealError {
 
 /// Blocks for as long as the disk takes.
 pub fn seal(assembly: &Assembly, order: &SealOrder) -> Result<CheckpointEntry, SealError> {
-    let sealed = write(assembly, order);
-    if sealed.is_err() {
+    let written = write(assembly, order).inspect_err(|_| {
         // What can't be removed now is removed at the next start.
-        std::fs::remove_dir_all(&assembly.folder).ok();
-    }
-    sealed
+        disk::remove_tree(&assembly.folder).ok();
+    });
+    put(&assembly.folder, order.step, written?)
 }
 
-fn write(assembly: &Assembly, order: &SealOrder) -> Result<CheckpointEntry, SealError> {
+/// Everything below the temporary name, durable and read back.
+fn write(assembly: &Assembly, order: &SealOrder) -> Result<Whole, SealError> {
     let folder = &assembly.folder;
     let manifest = manifest(assembly, order);
     let needed = assembly.files.iter().map(|file| file.len).sum();
@@ -40,23 +40,29 @@ fn write(assembly: &Assembly, order: &SealOrder) -> Result<CheckpointEntry, Seal
         let path = path.to_owned();
         move |source| SealError::Disk { what, path, needed, source }
     };
-    for file in &assembly.files {
-        let path = folder.join(file.name.as_str());
-        File::open(&path).and_then(|file| file.sync_all()).map_err(fail("syncing", &path))?;
-    }
     let path = folder.join(MANIFEST_FILE);
     let text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain data") + "\n";
     write_synced(&path, text.as_bytes()).map_err(fail("writing", &path))?;
-    sync_folder(folder).map_err(fail("syncing", folder))?;
+    disk::sync_folder(folder).map_err(fail("syncing", folder))?;
     // The members' parts are only now seen as one file: their hash proves that the parts belong together.
     let whole = verify(folder)?;
     assert_eq!(whole.manifest.files, manifest.files, "a manifest reads back as it was written");
-    let place = folder.with_file_name(folder_name(order.step));
+    Ok(whole)
+}
+
+/// Gives the folder its name.
+fn put(folder: &Path, step: u64, whole: Whole) -> Result<CheckpointEntry, SealError> {
+    let needed = whole.entry().bytes;
+    let fail = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| SealError::Disk { what, path, needed, source }
+    };
+    let place = folder.with_file_name(folder_name(step));
     if place.exists() {
         // A run that goes on from this very step may send it again: the bits are the same.
         match verify(&place) {
-            Ok(there) if there.manifest.files == manifest.files => {
-                std::fs::remove_dir_all(folder).map_err(fail("removing", folder))?;
+            Ok(there) if there.manifest.files == whole.manifest.files => {
+                disk::remove_tree(folder).map_err(fail("removing", folder))?;
                 return Ok(there.entry());
             }
             Err(unread) if !unread.is_lasting() => return Err(unread.into()),
@@ -64,8 +70,13 @@ fn write(assembly: &Assembly, order: &SealOrder) -> Result<CheckpointEntry, Seal
         }
         put_aside(&place).map_err(fail("setting aside", &place))?;
     }
-    std::fs::rename(folder, &place).map_err(fail("renaming to", &place))?;
-    sync_folder_of(&place).map_err(fail("syncing", &place))?;
+    disk::rename(folder, &place).map_err(fail("renaming to", &place))?;
+    disk::sync_folder_of(&place).map_err(|source| {
+        // It may or may not be there after a crash, so it does not count. Its files stay until the next start has synced its
+        // old name: without them it would be there in part.
+        disk::rename(&place, folder).ok();
+        fail("syncing", &place)(source)
+    })?;
     Ok(whole.entry())
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::verify::list;
 use super::{INDEX_FILE, TMP};
 use crate::core::{CheckpointEntry, Shelf};
+use crate::disk;
 
 /// `index.json`.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -59,8 +60,13 @@ fn remove(folder: &Path, step: u64) -> io::Result<()> {
     // Under a temporary name first, so that a crash in between leaves no half-deleted checkpoint.
     let dying = folder.join(format!("{TMP}removed-{step:08}"));
     if dying.exists() {
-        std::fs::remove_dir_all(&dying)?;
+        disk::remove_tree(&dying)?;
     }
-    std::fs::rename(folder.join(folder_name(step)), &dying)?;
-    std::fs::remove_dir_all(&dying)
+    let place = folder.join(folder_name(step));
+    disk::rename(&place, &dying)?;
+    // The files must not go before the name does: if it may come back, they stay with it.
+    disk::sync_folder(folder).inspect_err(|_| {
+        disk::rename(&dying, &place).ok();
+    })?;
+    disk::remove_tree(&dying)
 }

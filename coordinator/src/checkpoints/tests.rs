@@ -18,7 +18,7 @@ struct Disk {
     uploads: Uploads,
 }
 
-fn job() -> JobId {
+pub(super) fn job() -> JobId {
     "digits-1".parse().unwrap()
 }
 
@@ -93,7 +93,7 @@ impl Disk {
     }
 }
 
-fn order(step: u64) -> SealOrder {
+pub(super) fn order(step: u64) -> SealOrder {
     SealOrder {
         job: job(),
         spec: spec(),

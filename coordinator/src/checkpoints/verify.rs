@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::DAMAGED;
 use crate::core::{BaseSearch, CheckpointEntry, JobSpec, differing_keys};
+use crate::disk;
 
 /// A checkpoint whose files match its manifest.
 #[derive(Debug)]
@@ -216,8 +217,8 @@ pub(super) fn put_aside(path: &Path) -> io::Result<PathBuf> {
         let suffix = if number == 1 { String::new() } else { format!("-{number}") };
         let aside = path.with_file_name(format!("{DAMAGED}{name}{suffix}"));
         if !aside.try_exists()? {
-            std::fs::rename(path, &aside)?;
-            crate::files::sync_folder_of(&aside)?;
+            disk::rename(path, &aside)?;
+            disk::sync_folder_of(&aside)?;
             return Ok(aside);
         }
     }

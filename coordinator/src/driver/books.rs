@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::plans::evaluation_line;
 use crate::core::{JobSpec, Level, Metric};
+use crate::disk;
 use crate::files::write_atomically;
 use crate::logs::JobLogs;
 use crate::metrics::{self, Meter, Progress};
@@ -42,7 +43,7 @@ impl Books {
         }
         let folder = self.state.job_folder(job);
         let path = folder.join("job.toml");
-        let written = std::fs::create_dir_all(&folder)
+        let written = disk::create_folders(&folder)
             .and_then(|()| write_atomically(&path, spec.toml.as_bytes()));
         if let Err(error) = written {
             tracing::warn!("writing {}: {error}; training goes on", path.display());

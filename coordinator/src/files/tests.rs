@@ -4,9 +4,8 @@ use super::*;
 
 /// A file where every write fails as on a full disk.
 fn on_full_disk() -> LineFile {
-    let path = PathBuf::from("/dev/full");
-    let file = OpenOptions::new().write(true).open(&path).unwrap();
-    LineFile { path, file, len: 0, waiting: Vec::new(), dropped: 0, failing: false }
+    let file = DiskFile::open(Path::new("/dev/full")).unwrap();
+    LineFile { file, len: 0, waiting: Vec::new(), dropped: 0, failing: false }
 }
 
 #[test]
@@ -31,7 +30,7 @@ fn lines_that_can_not_be_written_wait_and_the_failure_is_told_once() {
     assert_eq!(file.waiting, b"one\ntwo\n");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lines");
-    file.file = File::create(&path).unwrap();
+    file.file = DiskFile::create(&path).unwrap();
     file.flush().unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");
 }

@@ -1,5 +1,6 @@
 //! A real coordinator on a loopback socket, with workers that compute nothing but keep the protocol.
 
+mod disk;
 mod fake;
 mod joining;
 mod runs;

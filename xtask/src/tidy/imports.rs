@@ -183,6 +183,6 @@ const ALLOWED: [(&str, &[&str]); 6] = [
     ("proto", &[]),
     ("simulator", &["coordinator", "dataset", "proto"]),
 ];
-const FREE: [&str; 2] = ["cluster-tests", "xtask"];
+const FREE: [&str; 3] = ["cluster-fuzz", "cluster-tests", "xtask"];
 const SIBLINGS: [&str; 5] = ["data", "model", "collective", "optim", "checkpoint"];
 const SPEAKERS: [&str; 2] = ["worker/src/session.rs", "worker/src/main.rs"];

@@ -1,5 +1,5 @@
-//! Rules about single Rust files: they say what they are, stay small, are named by content, and
-//! carry no left-over.
+//! Rules about single Rust files: they say what they are, stay small, are named by content, carry no
+//! left-over, and write to disk where crash tests see it.
 
 use super::Finding;
 use super::SourceFile;
@@ -13,6 +13,7 @@ pub(crate) fn check(tree: &Tree, findings: &mut Vec<Finding>) {
         check_names(file, findings);
         check_markers(file, findings);
         check_functions(file, findings);
+        check_disk(file, findings);
     }
     check_roots(tree, findings);
 }
@@ -108,6 +109,26 @@ fn is_excused(above: &[&str]) -> bool {
         .any(|(_, reason)| !reason.trim().is_empty())
 }
 
+/// What the coordinator changes on disk is swept by crash tests, which see what goes through its `disk` alone.
+fn check_disk(file: &SourceFile, findings: &mut Vec<Finding>) {
+    let path = file.path.as_str();
+    let of_tests = path.contains("/tests") || path.ends_with("/crashes.rs");
+    if !path.starts_with("coordinator/src/") || of_tests || OWN_WRITERS.contains(&path) {
+        return;
+    }
+    for call in DISK_CALLS {
+        let own = |at: &usize| !file.code[..*at].ends_with(|c: char| c.is_alphanumeric());
+        for (at, _) in file.code.match_indices(call).filter(|(at, _)| own(at)) {
+            findings.push(Finding {
+                path: file.path.clone(),
+                line: scan::line_of(&file.code, at),
+                what: format!("calls {call} past coordinator/src/disk.rs"),
+                fix: "use the operation of that module, so that crash tests see it".to_owned(),
+            });
+        }
+    }
+}
+
 fn check_roots(tree: &Tree, findings: &mut Vec<Finding>) {
     for file in tree.with_extension("rs") {
         let Some((member, inside)) = file.path.split_once("/src/") else { continue };
@@ -127,6 +148,18 @@ fn check_roots(tree: &Tree, findings: &mut Vec<Finding>) {
     }
 }
 
+const DISK_CALLS: [&str; 7] = [
+    "fs::write(",
+    "fs::rename(",
+    "fs::remove_",
+    "fs::create_dir",
+    "fs::copy(",
+    "File::create",
+    "OpenOptions::new",
+];
+/// The module itself, the lock, which holds nothing, and what worker processes write of themselves.
+const OWN_WRITERS: [&str; 3] =
+    ["coordinator/src/disk.rs", "coordinator/src/state.rs", "coordinator/src/local/crew.rs"];
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
 /// Fewer words cannot say what a file is.

@@ -44,6 +44,19 @@ fn an_edge_outside_the_import_table_is_found_in_every_kind_of_dependency() {
 }
 
 #[test]
+fn a_write_past_the_coordinators_disk_module_is_found() {
+    let text = "//! Writes a thing or two.\nfn a() {\n    std::fs::write(b, c);\n    DiskFile::create(b);\n}\n";
+    let found = findings(&[
+        ("coordinator/src/thing.rs", text),
+        ("coordinator/src/disk.rs", text),
+        ("coordinator/src/thing/tests.rs", text),
+        ("worker/src/thing.rs", text),
+    ]);
+    assert_eq!(whats(&found), ["calls fs::write( past coordinator/src/disk.rs"]);
+    assert_eq!((found[0].path.as_str(), found[0].line), ("coordinator/src/thing.rs", 3));
+}
+
+#[test]
 fn the_edge_is_reported_at_its_line_and_libraries_are_free() {
     let findings = findings(&[
         (

@@ -61,7 +61,7 @@ impl FakeWorker {
         self.reports.send(report(generation, kind)).await.unwrap();
     }
 
-    /// The next plan; `None` when the stream has ended in good order.
+    /// The next plan that asks for something; `None` when the stream has ended in good order.
     pub(super) async fn plan(&mut self) -> Option<(u64, Plan)> {
         loop {
             let plan = self.plans.message().await.unwrap()?;
