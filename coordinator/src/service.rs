@@ -1,7 +1,7 @@
 //! The two gRPC services: checks what arrives, turns it into the core's language, and hands it to the driver. Every call has
 //! passed the token and version check before it comes here. Decides nothing; holds no state of a job.
 
-mod convert;
+pub mod convert;
 mod transfer;
 mod workers;
 mod operators;

@@ -11,6 +11,7 @@ mod loss;
 mod refusals;
 mod doors;
 mod damage;
+mod hostile;
 mod initial;
 mod disk;
 mod operators;

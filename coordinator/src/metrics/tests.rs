@@ -125,11 +125,11 @@ fn after_a_crash_the_metrics_are_the_first_lines_that_were_written() {
         let meter = meter(root, 0);
         let found = rows(root)?;
         let (first, second) = (vec![(1, 1), (2, 1), (3, 1)], vec![(1, 1), (2, 2), (3, 2), (4, 2)]);
-        let (ours, theirs): (Vec<(u64, u64)>, Vec<(u64, u64)>) =
-            found.iter().partition(|(_, by)| *by < 3);
-        let is_row = theirs.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0);
-        let of_first = first.starts_with(&ours) && !promised.contains(&2);
-        if !is_row || !(of_first || second.starts_with(&ours)) {
+        let ours = found.iter().take_while(|(_, by)| *by < 3).count();
+        let (ours, theirs) = found.split_at(ours);
+        let is_row = theirs.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0 && pair[1].1 == 3);
+        let of_first = first.starts_with(ours) && !promised.contains(&2);
+        if !is_row || !(of_first || second.starts_with(ours)) {
             return Err(format!("{found:?} are not the first lines"));
         }
         let last = last_step(root).map_err(|e| e.to_string())?;

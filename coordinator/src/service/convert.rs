@@ -12,7 +12,7 @@ use crate::core::{
 };
 
 /// The first report of a stream.
-pub(super) fn candidate(session: SessionId, report: v1::Report) -> Result<Candidate, Status> {
+pub fn candidate(session: SessionId, report: v1::Report) -> Result<Candidate, Status> {
     let Some(Kind::Hello(hello)) = report.kind else {
         return Err(invalid("the first report must be `hello`"));
     };
@@ -42,7 +42,7 @@ pub(super) fn candidate(session: SessionId, report: v1::Report) -> Result<Candid
 }
 
 /// Any later report.
-pub(super) fn report(report: v1::Report) -> Result<(Generation, Report), Status> {
+pub fn report(report: v1::Report) -> Result<(Generation, Report), Status> {
     let generation = Generation(report.generation);
     let kind = report.kind.ok_or_else(|| invalid("a report says nothing"))?;
     let report = match kind {
@@ -99,7 +99,7 @@ pub(super) fn report(report: v1::Report) -> Result<(Generation, Report), Status>
 }
 
 /// The files of an upload's header.
-pub(super) fn files(files: Vec<v1::CheckpointFile>) -> Result<Vec<FileSpec>, Status> {
+pub fn files(files: Vec<v1::CheckpointFile>) -> Result<Vec<FileSpec>, Status> {
     let file = |file: v1::CheckpointFile| {
         let name = file.name.parse().map_err(|e| invalid(&format!("header.files: {e}")))?;
         if file.sha256.len() != 32 {

@@ -10,7 +10,7 @@ use super::tree::NodeId;
 /// Kinds of frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub enum Kind {
     /// One segment of one of the sender's subtrees, for the owner of the chunk.
     Partial = 1,
     /// One segment of the sum, from the owner of the chunk.
@@ -27,38 +27,38 @@ pub(super) enum Kind {
 
 /// What a frame says of its payload. `bucket`, `node` and `offset` are zero where a kind has no use for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) kind: Kind,
-    pub(super) generation: u64,
-    pub(super) step: u64,
-    pub(super) bucket: u32,
-    pub(super) node: NodeId,
+pub struct Header {
+    pub kind: Kind,
+    pub generation: u64,
+    pub step: u64,
+    pub bucket: u32,
+    pub node: NodeId,
     /// Where in the bucket the payload goes, in values.
-    pub(super) offset: u64,
+    pub offset: u64,
     /// Bytes of payload.
-    pub(super) len: u32,
+    pub len: u32,
     /// The payload does not follow: it lies in the memory that the receiver took.
-    pub(super) kept: bool,
+    pub kept: bool,
 }
 
 /// Why a generation ended, as one worker tells the others: who saw it and who is to blame, by rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
-    pub(super) accuser: u32,
+pub struct Verdict {
+    pub accuser: u32,
     /// `NOBODY` when the generation was given up from outside.
-    pub(super) culprit: u32,
-    pub(super) cause: String,
+    pub culprit: u32,
+    pub cause: String,
 }
 
 impl Header {
     /// A frame without data.
-    pub(super) fn control(kind: Kind, generation: u64, len: u32) -> Header {
+    pub fn control(kind: Kind, generation: u64, len: u32) -> Header {
         let node = NodeId { level: 0, index: 0 };
         Header { kind, generation, step: 0, bucket: 0, node, offset: 0, len, kept: false }
     }
 
     /// The header before `payload`, which is empty for one that is kept.
-    pub(super) fn encode(&self, payload: &[u8]) -> [u8; HEADER_LEN] {
+    pub fn encode(&self, payload: &[u8]) -> [u8; HEADER_LEN] {
         let follows = if self.kept { 0 } else { self.len as usize };
         assert_eq!(payload.len(), follows, "a header is for its own payload");
         let mut bytes = [0; HEADER_LEN];
@@ -82,7 +82,7 @@ impl Header {
     }
 
     /// The header and the CRC its payload must have.
-    pub(super) fn decode(bytes: &[u8; HEADER_LEN]) -> Result<(Header, u32), FrameError> {
+    pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<(Header, u32), FrameError> {
         if bytes[..4] != MAGIC {
             return Err(FrameError::Magic);
         }
@@ -113,12 +113,12 @@ impl Header {
 }
 
 impl Verdict {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let cause = &self.cause[..self.cause.floor_char_boundary(CAUSE_MAX)];
         [&self.accuser.to_le_bytes(), &self.culprit.to_le_bytes(), cause.as_bytes()].concat()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<Verdict> {
+    pub fn decode(bytes: &[u8]) -> Option<Verdict> {
         let (accuser, rest) = bytes.split_first_chunk()?;
         let (culprit, cause) = rest.split_first_chunk()?;
         // It ends up in logs: line breaks and terminal codes of another machine do not.
@@ -133,7 +133,7 @@ impl Verdict {
 
 /// What is wrong with a frame before its meaning is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FrameError {
+pub enum FrameError {
     #[error("it does not start like a frame")]
     Magic,
     #[error("its header is damaged (CRC mismatch)")]
@@ -152,11 +152,11 @@ fn u64_at(bytes: &[u8; HEADER_LEN], at: usize) -> u64 {
     u64::from_le_bytes(*bytes[at..].first_chunk().expect("fields lie inside the header"))
 }
 
-pub(super) const HEADER_LEN: usize = 52;
+pub const HEADER_LEN: usize = 52;
 /// Culprit of a verdict that blames no worker.
-pub(super) const NOBODY: u32 = u32::MAX;
+pub const NOBODY: u32 = u32::MAX;
 /// Longest payload of a `Poison` frame: two ranks and a sentence for people.
-pub(super) const VERDICT_LEN_MAX: usize = 8 + CAUSE_MAX;
+pub const VERDICT_LEN_MAX: usize = 8 + CAUSE_MAX;
 
 const MAGIC: [u8; 4] = *b"RXF1";
 const HEADER_CRC: usize = 48;

@@ -27,7 +27,7 @@ pub(super) struct Pass {
 
 /// A dialer's claim, not yet proved.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hello {
+pub struct Hello {
     pub(super) generation: u64,
     pub(super) from: u32,
     to: u32,
@@ -35,7 +35,7 @@ pub(super) struct Hello {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HandshakeError {
+pub enum HandshakeError {
     /// It may work the next time: the other side is not there yet, or busy.
     #[error("{0}")]
     Broken(#[from] io::Error),
@@ -122,7 +122,7 @@ impl Pass {
 }
 
 impl Hello {
-    fn encode(&self) -> [u8; HELLO_LEN] {
+    pub fn encode(&self) -> [u8; HELLO_LEN] {
         let mut bytes = [0; HELLO_LEN];
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
@@ -133,7 +133,7 @@ impl Hello {
         bytes
     }
 
-    fn decode(bytes: &[u8; HELLO_LEN]) -> Result<Hello, HandshakeError> {
+    pub fn decode(bytes: &[u8; HELLO_LEN]) -> Result<Hello, HandshakeError> {
         let u32_at =
             |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|offset: usize| bytes[at + offset]));
         let (nonce, _) = bytes[28..].split_first_chunk().expect("a hello ends with its nonce");
@@ -205,7 +205,7 @@ fn nonce() -> io::Result<[u8; NONCE_LEN]> {
 const MAGIC: [u8; 8] = *b"rxchange";
 const VERSION: u32 = 2;
 const NONCE_LEN: usize = 16;
-const HELLO_LEN: usize = 44;
+pub const HELLO_LEN: usize = 44;
 const PROOF_LEN: usize = 32;
 /// Tell the two proofs of a handshake apart, so that one can't be sent back as the other.
 const DIALER: &[u8; 8] = b"dialer  ";

@@ -1,0 +1,4 @@
+//! `journal` for cargo fuzz.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| cluster_fuzz::journal(data));
