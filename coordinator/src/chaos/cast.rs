@@ -58,7 +58,7 @@ impl Cast {
         threads: u32,
     ) -> Result<Cast, CastError> {
         let failed = |source| CastError::State { path: state.to_owned(), source };
-        std::fs::create_dir_all(state).map_err(failed)?;
+        crate::disk::create_folders(state).map_err(failed)?;
         let state = state.canonicalize().map_err(failed)?;
         // Programs that listen on any free port do so on 127.0.0.1: here the port stays free while the coordinator is away.
         let listener = std::net::TcpListener::bind(("127.0.0.2", 0)).map_err(CastError::Port)?;

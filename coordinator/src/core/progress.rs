@@ -362,7 +362,10 @@ impl Cluster {
         job.sealing.remove(&step);
         job.assembled.remove(&step);
         job.unsealed.remove(&step);
-        job.given_up = Some((step, problem.clone()));
+        // They may be given up in any order, and it is the newest one that somebody may wait for.
+        if job.given_up.as_ref().is_none_or(|(newest, _)| *newest <= step) {
+            job.given_up = Some((step, problem.clone()));
+        }
         let newest = job.newest_checkpoint_words();
         let text =
             format!("checkpoint of step {step} given up: {problem}; training goes on, {newest}");

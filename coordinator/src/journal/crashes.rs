@@ -27,7 +27,8 @@ fn append(recorder: &Recorder, frames: &[&[u64]]) -> Result<Vec<u64>, String> {
 fn record(step: u64) -> Record {
     let long = if step == LONG { RESERVE_BYTES as usize / 2 } else { 2 };
     let digest = "a".repeat(long);
-    Record::Committed { job: "digits-1".to_owned(), generation: 3, step, digest }
+    let (job, chain) = ("digits-1".to_owned(), String::new());
+    Record::Committed { job, generation: 3, step, digest, chain, skipped: None }
 }
 
 fn step(record: &Record) -> u64 {

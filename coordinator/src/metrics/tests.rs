@@ -101,7 +101,8 @@ fn run(mut meter: Meter, attempt: u64, steps: RangeInclusive<u64>) -> Result<(),
             unreachable!("it is a step")
         };
         let loss = attempt as f64;
-        let metric = Metric::Step { step, loss, correct, gradient_norm, samples, times };
+        let skipped = None;
+        let metric = Metric::Step { step, loss, correct, gradient_norm, samples, skipped, times };
         meter.take(Duration::from_secs(at), &metric);
         // Lines wait in memory while the disk fails.
         meter.flush().ok();

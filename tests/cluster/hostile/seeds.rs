@@ -75,7 +75,10 @@ fn done(step: u64) -> Report {
     let times = Some(v1::PhaseTimes { data_ns: 5, forward_ns: 6, ..v1::PhaseTimes::default() });
     let digest = vec![step as u8; 16];
     let (loss, correct, gradient_norm) = (0.5, 3, 1.5);
-    Report::StepDone(v1::StepDone { step, digest, loss, correct, times, gradient_norm })
+    let (sum, own) = ("the gradient of fc.weight".to_owned(), String::new());
+    let skipped = step.is_multiple_of(2).then_some(v1::NotFinite { sum, own });
+    let done = v1::StepDone { step, digest, loss, correct, times, gradient_norm, skipped };
+    Report::StepDone(done)
 }
 
 fn reports() -> Vec<Seed> {
@@ -138,8 +141,9 @@ fn journals() -> Vec<Seed> {
     let path = folder.path().join("journal");
     let mut journal = Journal::open(&path).unwrap().journal;
     for step in 1..=3 {
-        let (job, digest) = ("digits-1".to_owned(), "ab".repeat(16));
-        let committed = Record::Committed { job, generation: 1, step, digest };
+        let (job, digest, chain) = ("digits-1".to_owned(), "ab".repeat(16), "cd".repeat(16));
+        let skipped = None;
+        let committed = Record::Committed { job, generation: 1, step, digest, chain, skipped };
         journal.append(&[Record::Booted { boot: step, generation: step }, committed]).unwrap();
     }
     let mut whole = std::fs::read(&path).unwrap();

@@ -141,6 +141,28 @@ fn a_job_is_finished_when_its_last_checkpoint_is_on_disk() {
 }
 
 #[test]
+fn an_older_checkpoint_that_is_given_up_after_the_last_one_holds_nobody_up() {
+    let (mut script, members) = Script::running(TOTAL_STEPS);
+    let (job, generation) = (name("digits-1"), script.core.generation());
+    let failed = |step| {
+        let (job, problem) = (job.clone(), "full".to_owned());
+        Event::CheckpointFailed { job, generation, step, problem }
+    };
+    script.evaluate(&members, 20, 0);
+    script.finish(&members, 20);
+    let mut actions = script.tell(failed(20));
+    actions.extend(script.tell(failed(16)));
+    assert!(matches!(outcome(&actions), Some(Outcome::Failed { .. })), "{actions:?}");
+    // The other order.
+    let (mut script, members) = Script::running(TOTAL_STEPS);
+    script.evaluate(&members, 20, 0);
+    script.tell(failed(20));
+    script.tell(failed(16));
+    let actions = script.finish(&members, 20);
+    assert!(matches!(outcome(&actions), Some(Outcome::Failed { .. })), "{actions:?}");
+}
+
+#[test]
 fn a_finished_job_without_its_last_checkpoint_has_failed() {
     let (mut script, members) = Script::running(TOTAL_STEPS);
     script.evaluate(&members, 20, 0);
