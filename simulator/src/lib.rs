@@ -70,9 +70,9 @@ mod tests {
             pace: 300,
             trace: false,
         };
-        let report = run(4, &plan).expect("no promise is broken");
+        let report = run(8, &plan).expect("no promise is broken");
         assert!(report.admitted >= workers as u64, "{report:?}");
-        assert!(report.generations >= 4 && report.faults == 100, "{report:?}");
+        assert!(report.generations >= 5 && report.faults == 100, "{report:?}");
     }
 
     #[test]
