@@ -1,4 +1,4 @@
-//! Developer commands that need no shell: `cargo xtask tidy`, `bench`, `chaos` and `simulate`. Knows the
+//! Developer commands that need no shell: `cargo xtask tidy`, `bench`, `chaos`, `overhead` and `simulate`. Knows the
 //! arguments and the exit code; each command is a module.
 
 use anyhow::Context;
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 mod bench;
 mod chaos;
+mod overhead;
 mod tidy;
 
 fn main() -> ExitCode {
@@ -35,9 +36,10 @@ fn run() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         ["chaos", ref options @ ..] => run_chaos(options),
+        ["overhead"] => run_overhead(),
         ["simulate", ref options @ ..] => run_simulator(options),
         _ => bail!(
-            "unknown command {arguments:?}; usage: cargo xtask tidy, bench PYTHON, chaos, or simulate"
+            "unknown command {arguments:?}; usage: cargo xtask tidy, bench PYTHON, chaos, overhead, or simulate"
         ),
     }
 }
@@ -51,6 +53,12 @@ fn run_bench(options: &[&str]) -> Result<ExitCode> {
 fn run_chaos(options: &[&str]) -> Result<ExitCode> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
     chaos::run(root, &chaos::Options::parse(options)?, &mut std::io::stdout())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_overhead() -> Result<ExitCode> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
+    overhead::run(root, &mut std::io::stdout())?;
     Ok(ExitCode::SUCCESS)
 }
 

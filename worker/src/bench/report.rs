@@ -17,7 +17,7 @@ pub(super) struct Report {
     pub(super) settings: BenchSteps,
     pub(super) steps: usize,
     pub(super) step: Spread,
-    pub(super) phases: [(&'static str, Spread); 6],
+    pub(super) phases: [(&'static str, Spread); 7],
     /// FLOP/s of multiply-adds alone, measured before and after.
     pub(super) peak: f64,
     pub(super) ops: Vec<OpTime>,
