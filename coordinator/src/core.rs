@@ -131,6 +131,8 @@ impl Cluster {
     /// published when its members report them again. Call between `boot` and the first event.
     pub fn published_up_to(&mut self, step: u64) {
         let Some(membership) = &mut self.membership else { return };
+        let job = self.jobs.iter().find(|job| job.id == membership.job);
+        membership.committed = job.map_or(0, |job| job.watermark.step);
         membership.published = step.max(membership.base_step);
         for seat in &mut membership.seats {
             if !active(Mutant::UnpublishedForgotten) {
@@ -221,10 +223,17 @@ impl Cluster {
             return;
         }
         let crew = self.roster.crew(job.device_kind.as_deref(), &job.excluded);
-        if crew.len() < job.workers as usize {
+        let (least, most) = job.crew_bounds();
+        // Nobody else comes to a run that brought its own workers: those that are left go on from its checkpoint.
+        let nobody_else = job.shortage == Shortage::Fail && job.went_back;
+        let needed = if nobody_else { least.max(1) } else { job.workers };
+        if crew.len() < needed as usize {
+            if nobody_else {
+                let id = head.clone();
+                self.fail_waiting(&id);
+            }
             return;
         }
-        let (_, most) = job.crew_bounds();
         let crew = crew.iter().take(most as usize).map(|worker| worker.session).collect::<Vec<_>>();
         let (id, base) = (head.clone(), job.base);
         self.generation = self.generation.next();

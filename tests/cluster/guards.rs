@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use cluster_tests::{JobFile, Running, Train, coordinator, verified};
 
-use crate::bits::steps_in_metrics;
+use crate::bits::{model_sha256, steps_in_metrics};
 
 #[test]
-fn a_worker_whose_weights_change_in_memory_is_evicted_and_what_it_held_is_not_in_the_result() {
+fn a_worker_whose_weights_change_in_memory_is_evicted_and_the_bits_stay_the_same() {
     let folder = tempfile::tempdir().unwrap();
     // Updates too small to move a weight, so that what a checkpoint holds is found in a worker's memory.
     let job = JobFile::digits().with("learning_rate = 0.1", "learning_rate = 1e-30");
@@ -32,8 +32,7 @@ fn a_worker_whose_weights_change_in_memory_is_evicted_and_what_it_held_is_not_in
     let (line, _) = running.wait_for(&["evicted: it holds state"], LIMIT);
     assert!(line.contains("continuing with 2 workers"), "{line}");
     let ended = running.finish(LIMIT);
-    assert_eq!((undisturbed.code, ended.code), (Some(0), Some(0)), "{}", ended.stderr);
-    assert_eq!(tensor(&newest_model(&flipped), "fc.bias"), weights);
+    assert_eq!(model_sha256(&ended), model_sha256(&undisturbed));
     assert_eq!(steps_in_metrics(&flipped), steps_in_metrics(&whole));
     assert!(verified(&flipped, "digits-1").contains("1 loss, 0 joins"));
 }

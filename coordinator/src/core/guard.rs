@@ -6,7 +6,7 @@ use proto::identity::{Incarnation, JobId, Name};
 use super::action::Level;
 use super::event::Digest;
 use super::job::{Mark, Shortage};
-use super::membership::{Agreed, Membership, Party, Progress, joined};
+use super::membership::{Agreed, Membership, Party, Progress, Seat, joined};
 use super::roster::Worker;
 use super::{Cause, Cluster, DISPUTES_MAX, PACE_AFTER, SKIPPED_IN_A_ROW_MAX, STRAGGLER_FROM};
 
@@ -15,6 +15,8 @@ use super::{Cause, Cluster, DISPUTES_MAX, PACE_AFTER, SKIPPED_IN_A_ROW_MAX, STRA
 pub(crate) struct Dispute {
     step: u64,
     states: Vec<(Incarnation, Name, Digest)>,
+    /// What it led to when it was computed again.
+    outcome: Option<Digest>,
 }
 
 impl Cluster {
@@ -40,7 +42,9 @@ impl Cluster {
     }
 
     /// Among members that promised to do no more, those who hold another state of the newest step than the rest are left
-    /// out. False when it can't be told who is right: then the generation is over.
+    /// out. False when the generation is over: a member that differs after a step may have computed its share of it from
+    /// wrong weights, and then what all others hold is wrong, too. It is not committed, so that it is computed again, from
+    /// the newest checkpoint.
     pub(super) fn settle_divergence(&mut self) -> bool {
         let Some(membership) = &self.membership else { return true };
         let Some(job) = self.job(&membership.job) else { return true };
@@ -52,7 +56,8 @@ impl Cluster {
             self.dispute(&parties);
             return false;
         };
-        let right = right.clone();
+        let (right, id) = (right.clone(), job.id.clone());
+        let committed = right.state == job.watermark;
         let holders = names(membership, &right);
         for party in parties.iter().filter(|party| party.state != right.state) {
             for &rank in &party.members {
@@ -65,7 +70,19 @@ impl Cluster {
                 self.exclude(rank, Cause::Worker, line);
             }
         }
-        true
+        if !committed {
+            let (step, newest) = match self.job(&id) {
+                Some(job) => (right.state.step, job.newest_checkpoint_words()),
+                None => return true,
+            };
+            let line = format!("step {step} may hold a share that was computed from wrong weights");
+            let text =
+                format!("{line}; computing again what followed the newest checkpoint; {newest}");
+            self.log(Some(&id), Level::Warn, text);
+            self.dissolve(&line);
+            self.go_back(&id);
+        }
+        committed
     }
 
     /// No state has a majority: the steps since the newest checkpoint are computed again, which shows who was right.
@@ -97,34 +114,39 @@ impl Cluster {
         }
         let Some(job) = self.job_mut(&id) else { return };
         job.disputes += 1;
-        job.dispute = Some(Dispute { step, states });
+        job.dispute = Some(Dispute { step, states, outcome: None });
         let text = format!("{line}; computing again what followed the newest checkpoint; {newest}");
         self.log(Some(&id), Level::Warn, text);
         self.dissolve(&line);
         self.go_back(&id);
     }
 
+    /// What the step led to that members once disagreed about, if it is this one.
+    pub(super) fn note_outcome(&mut self, id: &JobId, agreed: &Agreed) {
+        let dispute = self.job_mut(id).and_then(|job| job.dispute.as_mut());
+        if let Some(dispute) = dispute.filter(|dispute| dispute.step == agreed.step) {
+            dispute.outcome = Some(agreed.digest);
+        }
+    }
+
     /// The step that members once disagreed about is committed: who was wrong then is left out.
     pub(super) fn settle_dispute(&mut self, id: &JobId, agreed: &Agreed) {
-        let Some(job) = self.job_mut(id) else { return };
-        let Some(dispute) = job.dispute.take_if(|dispute| dispute.step <= agreed.step) else {
+        self.note_outcome(id, agreed);
+        let settled = |dispute: &mut Dispute| dispute.outcome.is_some();
+        let Some(dispute) = self.job_mut(id).and_then(|job| job.dispute.take_if(settled)) else {
             return;
         };
-        if dispute.step != agreed.step {
-            return;
-        }
-        let wrong = |(_, _, digest): &&(Incarnation, Name, Digest)| *digest != agreed.digest;
-        let right: Vec<&Name> =
-            dispute.states.iter().filter(|state| !wrong(state)).map(|(_, name, _)| name).collect();
-        let step = agreed.step;
+        let Dispute { step, states, outcome } = dispute;
+        let was_right = |digest: &Digest| Some(*digest) == outcome;
+        let right = states.iter().filter(|(_, _, digest)| was_right(digest));
+        let right = joined(right.map(|(_, name, _)| name.to_string()));
         if right.is_empty() {
             let text = format!("nobody held the state that step {step} has now led to");
             return self.log(Some(id), Level::Warn, text);
         }
-        let right = joined(right.iter().map(|name| name.to_string()));
-        for (incarnation, name, _) in dispute.states.iter().filter(wrong) {
+        for (incarnation, name, _) in states.iter().filter(|(_, _, digest)| !was_right(digest)) {
             let Some(membership) = &self.membership else { return };
-            let seat = |seat: &super::membership::Seat| seat.member.incarnation == *incarnation;
+            let seat = |seat: &Seat| seat.member.incarnation == *incarnation;
             let Some(rank) = membership.seats.iter().position(seat) else { continue };
             let line = format!(
                 "worker {name} evicted: computed again, step {step} led to what {right} had held before"

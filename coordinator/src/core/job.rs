@@ -13,7 +13,7 @@ use proto::wire::v1;
 use proto::{Job, Timeline};
 use serde::{Deserialize, Serialize};
 
-use super::action::Outcome;
+use super::action::{Cause, Outcome};
 use super::event::{Digest, Ticket};
 use super::guard::Dispute;
 use super::ledger::Chain;
@@ -206,8 +206,10 @@ pub(crate) struct JobRun {
     pub(crate) sealing: BTreeSet<u64>,
     /// Newest checkpoint that was given up, and why.
     pub(crate) given_up: Option<(u64, String)>,
-    /// Somebody asked to stop it while no generation ran.
+    /// It is to stop after the next step that a generation comes to.
     pub(crate) stop_wanted: bool,
+    /// It returned to a checkpoint by itself.
+    pub(crate) went_back: bool,
     /// Words for the newest loss, in case nothing comes after it.
     pub(crate) last_loss: Option<String>,
     /// It was said that workers are lacking.
@@ -254,6 +256,7 @@ impl JobRun {
             sealing: BTreeSet::new(),
             given_up: None,
             stop_wanted: false,
+            went_back: false,
             last_loss: None,
             said_waiting: false,
             broken_edges: 0,
@@ -304,6 +307,23 @@ impl JobRun {
     }
 
     /// Goes back to a state of the past: what came after it will be computed again.
+    /// How it ends when it stops before its last step.
+    pub(crate) fn stopped(&self) -> Outcome {
+        match &self.halted {
+            Some(reason) => Outcome::Failed { cause: Cause::Worker, reason: reason.clone() },
+            None => Outcome::Stopped,
+        }
+    }
+
+    /// It was submitted once more after it had ended.
+    pub(crate) fn start_again(&mut self, submission: &Submission) {
+        let Submission { workers, policy, shortage, .. } = submission;
+        (self.workers, self.policy, self.shortage) = (*workers, *policy, *shortage);
+        self.excluded.clear();
+        (self.stop_wanted, self.halted, self.dispute, self.disputes) = (false, None, None, 0);
+        self.went_back = false;
+    }
+
     pub(crate) fn rewind(&mut self, base: Mark) {
         self.base = base;
         self.watermark = base;
@@ -313,8 +333,6 @@ impl JobRun {
         self.assembled.clear();
         self.given_up = None;
         self.skipped_in_a_row = 0;
-        self.halted = None;
-        self.excluded.clear();
     }
 
     pub(crate) fn commit(&mut self, step: u64, digest: Digest, skipped: bool) {

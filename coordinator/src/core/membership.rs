@@ -33,6 +33,8 @@ pub(crate) struct Membership {
     pub(crate) ended: Option<(u64, String, Duration)>,
     /// Newest step whose metric was published.
     pub(crate) published: u64,
+    /// Of a remembered one: steps up to this one were committed in that life.
+    pub(crate) committed: u64,
     /// Members were told that steps up to this one are on record.
     pub(crate) acknowledged: u64,
     /// When a member last got on with its work, on the lenient clock.
@@ -169,6 +171,7 @@ impl Membership {
             complaints: Vec::new(),
             ended: None,
             published: base_step,
+            committed: base_step,
             acknowledged: base_step,
             last_progress: since,
             named_stragglers: false,
@@ -344,6 +347,10 @@ impl Membership {
             // Repeated after a break of its stream.
             return Ok(Taken::Partly);
         }
+        if self.remembered && step <= self.committed + 1 && seat.finished.is_none() {
+            // Metrics of what is committed may be lost with the machine, and nobody has the reports any more.
+            seat.applied = step - 1;
+        }
         if step != seat.applied + 1 || seat.finished.is_some() {
             let (name, applied) = (&seat.member.name, seat.applied);
             return Err(Contradiction(format!(
@@ -478,8 +485,8 @@ pub fn share_slices(slices: u32, paces: &[Option<u64>]) -> Vec<Range<u32>> {
 }
 
 /// Steps that some members may have reported and others not: an exchange keeps them within one step, but reports are
-/// delivered apart, and those of a member whose stream broke come when it is back.
-const STEPS_AHEAD_MAX: usize = 100_000;
+/// delivered apart, and those of a member whose stream broke come when it is back. More than a worker keeps.
+const STEPS_AHEAD_MAX: usize = 300_000;
 
 /// "a, b, c".
 pub(crate) fn joined(words: impl Iterator<Item = String>) -> String {

@@ -94,7 +94,7 @@ impl Cluster {
         for &session in &sessions {
             self.push(Action::Send { session, generation, plan: Plan::Run });
         }
-        if self.job_mut(&id).is_some_and(|job| std::mem::take(&mut job.stop_wanted)) {
+        if self.job(&id).is_some_and(|job| job.stop_wanted) {
             self.stop_generation(&id);
         }
         Ok(())
@@ -205,7 +205,8 @@ impl Cluster {
     ) -> Result<(), Contradiction> {
         let clock = self.clock;
         let Some(membership) = &mut self.membership else { return Ok(()) };
-        let stopping = membership.stopping;
+        // An earlier life of the coordinator may have asked for it.
+        let stopping = membership.stopping || membership.remembered;
         let Some((step, model_sha256)) = membership.take_finished(rank, step, model_sha256)? else {
             return Ok(());
         };
@@ -237,11 +238,8 @@ impl Cluster {
         if !(sealed || given_up || waited || hurries) {
             return;
         }
-        let outcome = match &job.halted {
-            Some(reason) => Outcome::Failed { cause: Cause::Worker, reason: reason.clone() },
-            None if step < job.total_steps() => Outcome::Stopped,
-            None => Outcome::Finished { model_sha256 },
-        };
+        let done = step >= job.total_steps() && job.halted.is_none();
+        let outcome = if done { Outcome::Finished { model_sha256 } } else { job.stopped() };
         self.release();
         self.end(&id, outcome);
     }

@@ -167,6 +167,8 @@ impl Cluster {
         for (reported, agreed) in steps {
             if agreed.step > watermark {
                 self.commit(id, generation, &agreed);
+                self.note_skipped(id, &agreed);
+                self.note_outcome(id, &agreed);
             }
             if reported {
                 self.publish_step(id, agreed);
@@ -306,9 +308,23 @@ impl Cluster {
         }
     }
 
-    /// The job starts again from its newest checkpoint that verifies.
+    /// Too few of the workers that a run brought are left to go on from its checkpoint.
+    pub(super) fn fail_waiting(&mut self, id: &JobId) {
+        let Some(job) = self.job(id) else { return };
+        let reason = job.last_loss.clone().unwrap_or_else(|| "too few workers are left".to_owned());
+        let newest = job.newest_checkpoint_words();
+        self.log(Some(id), Level::Error, format!("job {id} can't go on: {reason}; {newest}"));
+        self.conclude(id, Outcome::Failed { cause: Cause::Worker, reason });
+    }
+
+    /// The job starts again from its newest checkpoint that verifies, unless it was to stop anyway.
     pub(super) fn go_back(&mut self, id: &JobId) {
         let Some(job) = self.job_mut(id) else { return };
+        if job.stop_wanted {
+            let outcome = job.stopped();
+            return self.end(id, outcome);
+        }
+        job.went_back = true;
         job.stage = Stage::Searching(None);
         let spec = Box::new(job.spec.clone());
         self.push(Action::FindBase { job: id.clone(), spec });

@@ -47,7 +47,7 @@ impl Cluster {
                 Stage::Ended(_) => {
                     let id = job.id.clone();
                     if let Some(job) = self.job_mut(&id) {
-                        (job.workers, job.shortage) = (submission.workers, submission.shortage);
+                        job.start_again(&submission);
                     }
                     self.search(ticket, id);
                 }
@@ -236,17 +236,19 @@ impl Cluster {
 
     pub(super) fn stop_generation(&mut self, id: &JobId) {
         let Some(membership) = self.membership.as_mut().filter(|m| m.job == *id) else { return };
+        let Some(job) = self.jobs.iter_mut().find(|job| job.id == *id) else { return };
         if !matches!(membership.progress, Progress::Running { .. }) {
             // What the workers hold may be newer than any checkpoint: they go on for one more step and write it.
-            if membership.carried || membership.sealing().is_some() {
-                if let Some(job) = self.job_mut(id) {
-                    job.stop_wanted = true;
-                }
+            let newer = membership.base_step < job.watermark.step;
+            if membership.carried || newer || membership.sealing().is_some() {
+                job.stop_wanted = true;
                 return;
             }
             self.dissolve("the job was stopped");
             return self.conclude(id, Outcome::Stopped);
         }
+        // The generation may be given up before it comes to that: then the next one stops.
+        job.stop_wanted = true;
         if std::mem::replace(&mut membership.stopping, true) {
             return;
         }

@@ -55,7 +55,7 @@ fn told_to_seal(actions: &[Action]) -> usize {
 }
 
 #[test]
-fn a_member_whose_state_differs_from_the_majoritys_is_evicted_and_the_step_counts() {
+fn a_member_whose_state_differs_is_evicted_and_a_step_that_it_had_a_share_in_is_computed_again() {
     let (mut script, members) = three(3);
     script.report(members[0], done(4));
     script.reports_digest(members[1], 4, wrong(4));
@@ -64,24 +64,55 @@ fn a_member_whose_state_differs_from_the_majoritys_is_evicted_and_the_step_count
     script.seal(&members[..1], 4);
     script.seals_with(members[1], 4, wrong(4));
     let actions = script.seal(&members[2..], 4);
+    let warnings = lines(&actions, Level::Warn);
     let expected = format!(
         "worker w2 evicted: it holds state {} of step 4, but w1, w3 state {} of step 4; continuing with 2 workers",
         wrong(4),
         digest(4)
     );
-    assert_eq!(lines(&actions, Level::Warn), [expected]);
+    assert_eq!(warnings[0], expected);
+    assert!(
+        warnings[1].starts_with("step 4 may hold a share that was computed from wrong weights")
+    );
+    let is_commit = |action: &Action| matches!(action, Action::Journal(Record::Committed { .. }));
+    assert!(!actions.iter().any(is_commit), "{actions:?}");
+    // Two are left of the three that it was submitted for, and it waits for a third.
+    let search = BaseSearch::Nothing { set_aside: Vec::new() };
+    let actions = script.tell(Event::BaseFound { job: name("digits-1"), search });
+    assert_eq!(formation(&actions), None);
+    let (_, actions) = script.join_as("w4", "cpu");
     let formed = formation(&actions).unwrap();
-    assert_eq!(names(formed), ["w1", "w3"]);
-    assert_eq!(formed.base, Mark { step: 4, digest: Some(digest(4)) });
-    let committed = actions.iter().find_map(|action| match action {
-        Action::Journal(Record::Committed { step, digest, .. }) => Some((*step, digest.clone())),
-        _ => None,
-    });
-    assert_eq!(committed, Some((4, digest(4).to_string())));
-    // It stays out, and its next life may come back.
-    script.ready(&[members[0], members[2]], 4);
-    script.pass(10_000);
-    assert_eq!(script.core.membership.as_ref().unwrap().seats.len(), 2);
+    assert_eq!((names(formed), formed.base.step), (vec!["w1", "w3", "w4"], 0));
+}
+
+#[test]
+fn a_run_that_brought_its_workers_goes_on_with_those_that_are_left() {
+    let mut script = Script::new();
+    script.submit_with(local(3));
+    let members = [script.join("w1"), script.join("w2"), script.join("w3")];
+    script.ready(&members, 0);
+    script.report(members[0], done(1));
+    script.report(members[1], done(1));
+    script.reports_digest(members[2], 1, wrong(1));
+    script.seal(&members[..2], 1);
+    script.seals_with(members[2], 1, wrong(1));
+    let search = BaseSearch::Nothing { set_aside: Vec::new() };
+    let actions = script.tell(Event::BaseFound { job: name("digits-1"), search });
+    assert_eq!(names(formation(&actions).unwrap()), ["w1", "w2"]);
+}
+
+#[test]
+fn a_halt_outlives_the_generation_that_it_was_called_in() {
+    let (mut script, members) = Script::running_as(waiting(2), 3);
+    for step in 4..=6 {
+        script.skip(&members, step, Some(0));
+    }
+    script.end_stream(members[1]);
+    script.pass(2500);
+    script.seal(&members[..1], 6);
+    let actions = script.ready(&members[..1], 6);
+    let stops = actions.iter().filter(|a| matches!(a, Action::Send { plan: Plan::Stop, .. }));
+    assert_eq!(stops.count(), 1, "{actions:?}");
 }
 
 #[test]
