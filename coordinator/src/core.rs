@@ -224,11 +224,11 @@ impl Cluster {
         }
         let crew = self.roster.crew(job.device_kind.as_deref(), &job.excluded);
         let (least, most) = job.crew_bounds();
-        // Nobody else comes to a run that brought its own workers: those that are left go on from its checkpoint.
-        let nobody_else = job.shortage == Shortage::Fail && job.went_back;
-        let needed = if nobody_else { least.max(1) } else { job.workers };
+        // A job that lost workers on its way goes on with what its policy allows.
+        let needed = if job.went_back { least.max(1) } else { job.workers };
         if crew.len() < needed as usize {
-            if nobody_else {
+            // Nobody else comes to a run that brought its own workers.
+            if job.went_back && job.shortage == Shortage::Fail {
                 let id = head.clone();
                 self.fail_waiting(&id);
             }
