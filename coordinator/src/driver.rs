@@ -5,7 +5,7 @@
 //! Runs on a thread of its own, so that its disk writes hold nobody up.
 
 mod handle;
-mod plans;
+pub mod plans;
 mod books;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -6,13 +6,15 @@ use std::time::Duration;
 use coordinator::core::{
     Action, BaseSearch, CheckpointEntry, Cluster, Event, Formation, Metric, Plan, Record, SessionId,
 };
+use coordinator::driver::plans;
+use proto::identity::Generation;
 use proto::mutant::{Mutant, active};
 
 use crate::checker::{Check, Invariant, Violation, ensure};
 use crate::exchange::Exchange;
 use crate::job::sha256;
 use crate::uploads::Uploads;
-use crate::world::{Down, Happening, World};
+use crate::world::{Happening, World};
 
 impl World {
     pub(crate) fn start_coordinator(&mut self) -> Check {
@@ -118,7 +120,7 @@ impl World {
                 self.admitted += 1;
                 let incarnation = self.incarnation_at(session.0);
                 self.checker.admitted(incarnation, generation.0)?;
-                self.send_down(session, Down::Welcome { generation });
+                self.send_down(session, Generation(0), plans::welcome(generation));
             }
             Action::Refuse { session, .. } | Action::Disconnect { session, .. } => {
                 self.end_stream(session.0);
@@ -133,9 +135,11 @@ impl World {
                     Plan::Run => self.checker.runs(generation.0),
                     _ => {}
                 }
-                self.send_down(session, Down::Plan { generation, plan });
+                self.send_down(session, generation, plans::plan(plan));
             }
-            Action::Warm { session, job, .. } => self.send_down(session, Down::Warm { job }),
+            Action::Warm { session, job, spec } => {
+                self.send_down(session, Generation(0), plans::warm(&job, &spec));
+            }
             Action::FindBase { job, .. } => {
                 for worker in self.workers.iter().filter(|worker| worker.alive) {
                     self.checker.given_up(worker.incarnation(), self.ticks - worker.heard_at)?;
@@ -212,8 +216,8 @@ impl World {
         let exchange = Exchange::new(members.collect());
         self.exchanges.insert(formation.generation, exchange);
         for (rank, member) in formation.members.iter().enumerate() {
-            let formation = Box::new(formation.clone());
-            self.send_down(member.session, Down::Form { formation, rank });
+            let plan = plans::form(formation, rank, &[0; 32]);
+            self.send_down(member.session, formation.generation, plan);
         }
     }
 }

@@ -4,13 +4,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use coordinator::core::Report as Said;
 use dataset::Draws;
-use proto::identity::Generation;
+use proto::wire::v1::{self, report::Kind};
 
 use crate::job::worker;
 use crate::time::Millis;
-use crate::world::{Happening, Up, World};
+use crate::world::{Happening, World};
 
 /// One kind of thing that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -188,15 +187,15 @@ impl World {
                 }
             }
             Fault::BreakEdge => {
-                let place = self.workers[victim].member.as_ref();
-                let place = place.map(|member| (member.formation.generation, member.rank));
-                if let Some((generation, rank)) = place {
-                    self.break_exchange(generation, rank);
+                let worker = &self.workers[victim];
+                if let Some(member) = &worker.member {
+                    self.break_exchange(worker.generation(), member.rank);
                 }
             }
             Fault::Leave => {
                 let reason = "asked to terminate".to_owned();
-                self.send_up(victim, Up::Report(Generation(0), Said::Leaving { reason }));
+                let kind = Some(Kind::Leaving(v1::Leaving { reason }));
+                self.report(victim, v1::Report { generation: 0, kind });
                 let life = self.workers[victim].life;
                 self.agenda.after(1800, Happening::End { worker: victim, life });
             }

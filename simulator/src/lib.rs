@@ -1,8 +1,9 @@
-//! A cluster in one thread, without sockets and clocks: the coordinator's real core, and workers, network and disk that
-//! behave as badly as a seed says. Every run is a pure function of its seed, so a failure is found again by its number.
+//! A cluster in one thread, without sockets and clocks: the coordinator's real core, the real conduct of workers, and
+//! processes, network and disk that behave as badly as a seed says. Every run is a pure function of its seed, so a failure
+//! is found again by its number.
 //!
-//! In reading order: `time` (what happens when), `disk` (what outlives a process), `job`, `worker` (what a worker does by
-//! the protocol), `exchange` (how workers depend on each other), `streams` and `uploads` (how they reach the coordinator),
+//! In reading order: `time` (what happens when), `disk` (what outlives a process), `job`, `worker` (what a worker's process
+//! does around its conduct), `exchange` (how workers depend on each other), `streams` and `uploads` (how they reach the coordinator),
 //! `driver` (the coordinator's process), `world` (what happens next), `faults` (what goes wrong), `checker` (what must hold,
 //! written apart from what it judges), `shrink` (the shortest schedule of faults that still fails).
 #![forbid(unsafe_code)]

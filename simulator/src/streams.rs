@@ -1,11 +1,11 @@
 //! Streams between workers and the coordinator: messages arrive late, in order, or, when a stream breaks, not at all.
 
-use coordinator::core::{Candidate, Event, Report as Said, SessionId};
+use coordinator::core::{Event, Report as Said, SessionId};
+use coordinator::service::convert;
 use proto::identity::{Generation, Incarnation};
-use proto::mutant::{Mutant, active};
-use proto::wire::v1::TroubleKind;
+use proto::wire::v1::{self, TroubleKind, plan, report};
 
-use crate::checker::Check;
+use crate::checker::{Check, Invariant, Violation};
 use crate::time::Millis;
 use crate::world::{Down, Happening, Up, World};
 
@@ -60,9 +60,8 @@ impl World {
             down_at: now,
         });
         self.workers[index].session = Some(session);
-        let stranger = active(Mutant::RejoinsAsStranger);
-        let generation = if stranger { Generation(0) } else { self.workers[index].generation() };
-        self.send_up(index, Up::Hello { generation });
+        let hello = self.workers[index].hello();
+        self.send_up(index, Up::Report(v1::Report { generation: 0, kind: Some(hello) }));
     }
 
     /// Both ends notice, each in its own time. What was on its way is lost, or is not.
@@ -99,12 +98,14 @@ impl World {
         }
     }
 
-    pub(crate) fn send_up_later(&mut self, worker: usize, generation: Generation, report: Said) {
-        let (life, delay) = (self.workers[worker].life, 50 + self.draws.below(500));
-        self.agenda.after(delay, Happening::Later { worker, life, generation, report });
-    }
-
-    pub(crate) fn send_down(&mut self, session: SessionId, message: Down) {
+    pub(crate) fn send_down(
+        &mut self,
+        session: SessionId,
+        generation: Generation,
+        kind: plan::Kind,
+    ) {
+        let plan = v1::Plan { generation: generation.0, kind: Some(kind) };
+        let message = Down::Plan(Box::new(plan));
         let delay = 1 + self.draws.below(8);
         let now = self.now();
         let Some(stream) = self.streams.get_mut(session.0 as usize) else { return };
@@ -139,17 +140,11 @@ impl World {
         let worker = &self.workers[stream.worker];
         let id = SessionId(session);
         let event = match message {
-            Up::Hello { generation } => Event::Joined(Candidate {
-                session: id,
-                name: worker.name.clone(),
-                incarnation,
-                generation,
-                address: "127.0.0.1:9".to_owned(),
-                device_kind: "cpu".to_owned(),
-                threads: 1,
-                software_version: "0".to_owned(),
-            }),
-            Up::Report(generation, report) => {
+            Up::Report(hello) if matches!(hello.kind, Some(report::Kind::Hello(_))) => {
+                Event::Joined(convert::candidate(id, hello).map_err(misunderstood)?)
+            }
+            Up::Report(report) => {
+                let (generation, report) = convert::report(report).map_err(misunderstood)?;
                 if !matches!(report, Said::Heartbeat { .. }) {
                     self.tell_of(|| format!("   {} says {report:?}", worker.name));
                 }
@@ -184,4 +179,10 @@ impl World {
         self.tell_of(|| format!("   {} hears {message:?}", worker.name));
         self.hear(index, message)
     }
+}
+
+/// What the real worker says is never refused.
+fn misunderstood(refusal: impl std::fmt::Display) -> Violation {
+    let what = format!("the coordinator refuses a report: {refusal}");
+    Violation { invariant: Invariant::I10, at: 0, what }
 }

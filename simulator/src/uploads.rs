@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coordinator::core::{Digest, Event, Report as Said};
-use proto::identity::{Generation, JobId};
+use coordinator::core::{Digest, Event};
+use proto::identity::{Generation, JobId, unhex};
+use proto::wire::v1::{self, report::Kind};
 
 use crate::checker::Check;
 use crate::job::sha256;
@@ -42,7 +43,7 @@ impl World {
             return Ok(());
         }
         let rank = match &self.workers[index].member {
-            Some(member) if member.formation.generation == generation => member.rank,
+            Some(member) if self.workers[index].generation() == generation => member.rank,
             _ => return Ok(()),
         };
         let open = self.uploads.iter_mut().find(|uploads| uploads.generation == generation);
@@ -56,8 +57,8 @@ impl World {
             }
         }
         if last {
-            let report = Said::Finished { step, model_sha256: sha256(step) };
-            self.report(index, generation, report);
+            let model_sha256 = unhex(&sha256(step)).expect("it is written in hex");
+            self.say(index, Kind::Finished(v1::Finished { step, model_sha256 }));
         }
         match assembled {
             Some(event) => self.tell(event),

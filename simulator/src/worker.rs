@@ -1,12 +1,15 @@
-//! What a worker does by the protocol, apart from computing: it keeps its state across generations, promises when it is told
-//! to seal, repeats its reports after a break.
+//! A worker: it decides by the real one's `Conduct`, and carries out in simulated time what a session, a training thread
+//! and an uploader would.
 
-use coordinator::core::{Digest, Formation, Held, Plan, Report, StepDone, Tally, Trouble};
+use coordinator::core::Digest;
 use proto::identity::{Generation, Incarnation, Name};
 use proto::mutant::{Mutant, active};
-use proto::wire::v1::{Phase, PhaseTimes, TroubleKind};
+use proto::wire::v1::{self, Phase, TroubleKind, plan, report::Kind};
+use worker::conduct::{Action, Conduct, Mark, NotHeld, Origin};
 
-use crate::checker::{Check, Invariant, digest_after, ensure, first_digest, next_digest};
+use crate::checker::{
+    Check, Invariant, Violation, digest_after, ensure, first_digest, next_digest,
+};
 use crate::faults::Fault;
 use crate::time::Millis;
 use crate::world::{Down, Happening, Up, World};
@@ -28,32 +31,33 @@ pub(crate) struct Worker {
     pub(crate) pace: Millis,
     pub(crate) session: Option<u64>,
     pub(crate) welcomed: bool,
+    conduct: Conduct,
     pub(crate) member: Option<Member>,
-    held: Option<Held>,
-    /// Reports of the generation that the coordinator may not have.
-    kept: Vec<(Generation, Report)>,
+    held: Option<Mark>,
     step: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Member {
-    pub(crate) formation: Formation,
+    generation: Generation,
+    form: v1::Form,
     pub(crate) rank: usize,
-    pub(crate) stage: Stage,
+    stage: Stage,
     stop: bool,
     /// The last state was uploaded, or is being uploaded.
     last: Option<(u64, Digest)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+enum Stage {
     Preparing,
     Ready,
     /// In this step.
     Training(u64),
     /// An edge broke; nothing can be done but wait.
     Broken,
-    Sealed,
+    /// Nothing more is contributed or applied.
+    GivenUp,
     /// Every step is done.
     Ended,
 }
@@ -79,7 +83,7 @@ pub(crate) enum Work {
     },
     EdgeBroke,
     AnswerSeal {
-        attempt: Generation,
+        attempt: u64,
     },
 }
 
@@ -96,9 +100,9 @@ impl Worker {
             pace,
             session: None,
             welcomed: false,
+            conduct: Conduct::default(),
             member: None,
             held: None,
-            kept: Vec::new(),
             step: 0,
         }
     }
@@ -127,138 +131,130 @@ impl Worker {
     }
 
     pub(crate) fn generation(&self) -> Generation {
-        self.member.as_ref().map_or(Generation(0), |member| member.formation.generation)
+        self.conduct.generation()
     }
 
-    pub(crate) fn heartbeat(&self) -> Report {
+    pub(crate) fn hello(&self) -> Kind {
+        Kind::Hello(v1::Hello {
+            worker: self.name.to_string(),
+            incarnation: self.incarnation().0.to_vec(),
+            software_version: "0".to_owned(),
+            exchange_address: "127.0.0.1:9".to_owned(),
+            device_kind: "cpu".to_owned(),
+            threads: 1,
+            generation: self.conduct.hello().0,
+        })
+    }
+
+    pub(crate) fn heartbeat(&self) -> v1::Report {
         let phase = match self.member.as_ref().map(|member| member.stage) {
             None => Phase::Idle,
             Some(Stage::Preparing | Stage::Ready) => Phase::Prepare,
             Some(_) => Phase::Compute,
         };
-        Report::Heartbeat { step: self.step, phase }
+        let kind = Kind::Heartbeat(v1::Heartbeat { step: self.step, phase: phase.into() });
+        v1::Report { generation: self.generation().0, kind: Some(kind) }
     }
 }
 
 impl World {
     /// A message of the coordinator arrives.
     pub(crate) fn hear(&mut self, index: usize, message: Down) -> Check {
-        let greeted = self.workers[index].welcomed;
-        ensure(
-            Invariant::I10,
-            greeted != matches!(message, Down::Welcome { .. }) || matches!(message, Down::Broken),
-            || format!("w{index} hears {message:?}, but the first plan of a stream is the welcome"),
-        )?;
-        match message {
-            Down::Broken => {
-                self.workers[index].session = None;
-                self.workers[index].welcomed = false;
-                self.reconnect(index);
-                Ok(())
-            }
-            Down::Welcome { generation } => {
-                let worker = &mut self.workers[index];
-                worker.welcomed = true;
-                if worker.generation() != generation {
-                    self.give_up(index);
-                    let worker = &mut self.workers[index];
-                    (worker.member, worker.held) = (None, None);
-                    worker.kept.clear();
-                }
-                for (generation, report) in self.workers[index].kept.clone() {
-                    if active(Mutant::OutboxForgotten) {
-                        break;
-                    }
-                    self.send_up(index, Up::Report(generation, report));
-                }
-                let last = self.workers[index].member.as_ref().and_then(|member| member.last);
-                if let Some((step, digest)) = last
-                    && !active(Mutant::LastUploadNotRepeated)
-                {
-                    self.upload(index, step, digest, true);
-                }
-                Ok(())
-            }
-            Down::Form { formation, rank } => self.form(index, *formation, rank),
-            Down::Warm { job } => {
-                let report = match self.workers[index].unreadable {
-                    false => Report::Warm { job },
-                    true => Report::Trouble(unreadable()),
-                };
-                self.send_up_later(index, Generation(0), report);
-                Ok(())
-            }
-            Down::Plan { generation, plan } => self.follow(index, generation, plan),
-        }
-    }
-
-    fn follow(&mut self, index: usize, generation: Generation, plan: Plan) -> Check {
         let worker = &mut self.workers[index];
-        let current = worker.generation() == generation;
-        let Some(member) = worker.member.as_mut().filter(|_| current) else {
-            if matches!(plan, Plan::Goodbye { .. }) {
-                self.end_process(index);
-            }
+        let Down::Plan(plan) = message else {
+            (worker.session, worker.welcomed) = (None, false);
+            self.reconnect(index);
             return Ok(());
         };
-        match plan {
-            Plan::Run if member.stage == Stage::Ready => {
-                let (base, redo) = (member.formation.base.step, member.formation.redo);
-                let end = base == self.total;
-                member.stage = Stage::Training(base);
-                let (evaluation, checkpoint) = (redo.evaluation, redo.checkpoint || end);
-                self.work(index, 1, Work::FollowUp { step: base, evaluation, checkpoint, end });
+        let actions = match (&plan.kind, worker.welcomed) {
+            (Some(plan::Kind::Welcome(welcome)), false) => {
+                worker.welcomed = true;
+                Ok(worker.conduct.welcome(Generation(welcome.generation)))
             }
-            Plan::Run => {}
-            Plan::Stop => member.stop = true,
-            Plan::Seal { attempt } => {
-                if !active(Mutant::TrainsAfterSealing) {
-                    self.give_up(index);
-                    if let Some(member) = &mut self.workers[index].member {
-                        member.stage = Stage::Sealed;
-                    }
+            (_, true) => worker.conduct.follow(*plan).map_err(|error| error.to_string()),
+            (_, false) => Err("the first plan of a stream is the welcome".to_owned()),
+        };
+        let actions =
+            actions.map_err(|what| broken(Invariant::I10, format!("w{index}: {what}")))?;
+        self.flush(index);
+        actions.into_iter().try_for_each(|action| self.carry_out_of(index, action))
+    }
+
+    /// What the real worker's session, training thread and uploader do.
+    fn carry_out_of(&mut self, index: usize, action: Action) -> Check {
+        let worker = &mut self.workers[index];
+        match action {
+            Action::GiveUp { .. } => {
+                self.give_up(index);
+                if let Some(member) = &mut self.workers[index].member {
+                    member.stage = Stage::GivenUp;
                 }
+            }
+            Action::Part { .. } => {
+                self.give_up(index);
+                self.workers[index].member = None;
+            }
+            Action::Form { generation, form } => return self.form(index, generation, *form),
+            Action::Run(_) => self.run(index),
+            Action::Stop(_) => {
+                if let Some(member) = &mut worker.member {
+                    member.stop = true;
+                }
+            }
+            Action::Seal { attempt, .. } => {
                 let delay = self.draws.below(20);
                 self.work(index, delay, Work::AnswerSeal { attempt });
             }
-            Plan::Committed { step } => worker.kept.retain(|(_, report)| match report {
-                Report::StepDone(done) => done.step > step,
-                _ => !active(Mutant::AcknowledgementForgetsAll),
-            }),
-            Plan::Abandon { .. } | Plan::Release => {
-                self.give_up(index);
-                let worker = &mut self.workers[index];
-                (worker.member, worker.held) = (None, None);
-                worker.kept.clear();
+            Action::Forget(_) => worker.held = None,
+            Action::UploadAgain => {
+                if let Some((step, digest)) = worker.member.as_ref().and_then(|member| member.last)
+                {
+                    self.upload(index, step, digest, true);
+                }
             }
-            Plan::Goodbye { .. } => self.end_process(index),
+            Action::Warm(warm) => {
+                let kind = match worker.unreadable {
+                    false => Kind::Warmed(v1::Warmed { job_id: warm.job_id }),
+                    true => unreadable(),
+                };
+                let report = v1::Report { generation: 0, kind: Some(kind) };
+                let (life, delay) = (worker.life, 50 + self.draws.below(500));
+                self.agenda.after(delay, Happening::Later { worker: index, life, report });
+            }
+            Action::Leave { .. } => self.end_process(index),
         }
         Ok(())
     }
 
-    fn form(&mut self, index: usize, formation: Formation, rank: usize) -> Check {
-        self.give_up(index);
-        let generation = formation.generation;
+    fn run(&mut self, index: usize) {
+        let Some(member) = &mut self.workers[index].member else { return };
+        if member.stage != Stage::Ready {
+            return;
+        }
+        let v1::Form { base_step: step, evaluate_base, checkpoint_base, .. } = member.form;
+        let end = step == self.total;
+        member.stage = Stage::Training(step);
+        let (evaluation, checkpoint) = (evaluate_base, checkpoint_base || end);
+        self.work(index, 1, Work::FollowUp { step, evaluation, checkpoint, end });
+    }
+
+    fn form(&mut self, index: usize, generation: Generation, form: v1::Form) -> Check {
         let worker = &mut self.workers[index];
-        worker.kept.retain(|(of, _)| *of >= generation);
-        let holds = formation.holders.contains(&(rank as u32));
-        let base = formation.base;
-        let held = worker.held;
-        if holds {
-            let stands =
-                held.is_some_and(|held| held.step == base.step && Some(held.digest) == base.digest);
-            ensure(Invariant::I2, stands, || {
-                format!(
-                    "generation {generation} counts on {} to hold {base:?}, it holds {held:?}",
-                    worker.name
-                )
-            })?;
-        } else {
+        let origin = Origin::of(&form, worker.held).map_err(|NotHeld| {
+            let (name, held, holders) = (&worker.name, worker.held, &form.holders);
+            let base = format!("step {} from {holders:?}", form.base_step);
+            broken(
+                Invariant::I2,
+                format!("generation {generation} takes {base}, {name} holds {held:?}"),
+            )
+        })?;
+        if origin != Origin::Own {
             worker.held = None;
         }
-        worker.step = base.step;
+        worker.step = form.base_step;
+        let rank = form.rank as usize;
         let (stage, stop, last) = (Stage::Preparing, false, None);
-        worker.member = Some(Member { formation, rank, stage, stop, last });
+        worker.member = Some(Member { generation, form, rank, stage, stop, last });
         let delay = if self.draws.below(30) == 0 { 3000 } else { 5 + self.draws.below(80) };
         self.work(index, delay, Work::Prepared);
         Ok(())
@@ -275,7 +271,7 @@ impl World {
         match (work, member.stage) {
             (Work::Prepared, Stage::Preparing) if worker.unreadable => {
                 member.stage = Stage::Broken;
-                self.report(index, generation, Report::Trouble(unreadable()));
+                self.say(index, unreadable());
             }
             (Work::Prepared, Stage::Preparing) => self.connect(index, generation),
             (Work::HandedOver, Stage::Preparing) => return self.take_over(index),
@@ -284,7 +280,7 @@ impl World {
                 let Some(held) = worker.held else { return Ok(()) };
                 self.checker.contributes(worker.incarnation(), generation.0)?;
                 let Some(exchange) = self.exchanges.get_mut(&generation) else { return Ok(()) };
-                let reduced = exchange.contribute(step, rank, held.digest, stop);
+                let reduced = exchange.contribute(step, rank, Digest(held.digest), stop);
                 let members = exchange.members.clone();
                 if let Some(reduced) = reduced {
                     self.checker.reduced(generation.0, step, &reduced.from)?;
@@ -300,24 +296,27 @@ impl World {
                 self.apply(index, generation, step, stop);
             }
             (Work::FollowUp { step, evaluation, checkpoint, end }, Stage::Training(_)) => {
-                self.follow_up(index, generation, step, (evaluation, checkpoint, end));
+                self.follow_up(index, step, (evaluation, checkpoint, end));
             }
             (Work::EdgeBroke, Stage::Preparing | Stage::Ready | Stage::Training(_)) => {
                 member.stage = Stage::Broken;
                 let culprit = self.exchanges.get(&generation).and_then(|e| e.broken_by);
-                let culprit = culprit.map(|rank| member.formation.members[rank].name.clone());
-                let kind = TroubleKind::TroublePeer;
-                let (step, message) = (worker.step + 1, "connection closed".to_owned());
-                let culprit = culprit.filter(|name| *name != worker.name);
-                let trouble = Trouble { kind, step, phase: Phase::Exchange, culprit, message };
-                self.report(index, generation, Report::Trouble(trouble));
+                let culprit = culprit.map(|rank| member.form.members[rank].worker.clone());
+                let culprit = culprit.filter(|name| name != worker.name.as_str());
+                let trouble = v1::Trouble {
+                    kind: TroubleKind::TroublePeer.into(),
+                    step: worker.step + 1,
+                    phase: Phase::Exchange.into(),
+                    culprit: culprit.unwrap_or_default(),
+                    message: "connection closed".to_owned(),
+                };
+                self.say(index, Kind::Trouble(trouble));
             }
-            (Work::AnswerSeal { attempt }, stage)
-                if stage == Stage::Sealed || active(Mutant::TrainsAfterSealing) =>
-            {
+            (Work::AnswerSeal { attempt }, _) => {
                 let held = worker.held.filter(|_| !active(Mutant::SealedWithoutState));
                 self.checker.promises(worker.incarnation(), generation.0);
-                self.report(index, generation, Report::Sealed { attempt, held });
+                let held = held.map(Mark::on_wire);
+                self.say(index, Kind::Sealed(v1::Sealed { attempt, held }));
             }
             _ => {}
         }
@@ -326,7 +325,7 @@ impl World {
 
     fn connect(&mut self, index: usize, generation: Generation) {
         let Some(member) = &self.workers[index].member else { return };
-        let (rank, members) = (member.rank, member.formation.members.clone());
+        let (rank, world) = (member.rank, member.form.members.len());
         let Some(exchange) = self.exchanges.get_mut(&generation) else { return };
         exchange.connected.insert(rank);
         if exchange.broken_by.is_some() {
@@ -335,7 +334,7 @@ impl World {
         if !exchange.is_connected() {
             return;
         }
-        for rank in 0..members.len() {
+        for rank in 0..world {
             let (other, life) = self.exchanges[&generation].members[rank];
             if self.workers[other].life == life {
                 let delay = 2 + self.draws.below(60);
@@ -346,40 +345,40 @@ impl World {
 
     /// The base state is here: held all along, from a peer, from a checkpoint, or made from the seed.
     fn take_over(&mut self, index: usize) -> Check {
-        let Some(member) = &self.workers[index].member else { return Ok(()) };
-        let Formation { generation, base, holders, .. } = member.formation.clone();
-        let digest = match (holders.first(), self.workers[index].held) {
-            (Some(_), Some(held)) => held.digest,
+        let worker = &self.workers[index];
+        let Some(member) = &worker.member else { return Ok(()) };
+        let (generation, step) = (worker.generation(), member.form.base_step);
+        let digest = match (member.form.holders.first(), worker.held) {
+            (Some(_), Some(held)) => Digest(held.digest),
             (Some(&holder), None) => {
                 let (from, life) = self.exchanges[&generation].members[holder as usize];
                 let there = self.workers[from]
                     .held
-                    .filter(|held| self.workers[from].life == life && held.step == base.step);
+                    .filter(|held| self.workers[from].life == life && held.step == step);
                 // It died, or was sealed and went on: the edge to it breaks, and that is noticed.
                 let Some(held) = there else { return Ok(()) };
-                held.digest
+                Digest(held.digest)
             }
-            (None, _) if base.step == 0 => first_digest(),
+            (None, _) if step == 0 => first_digest(),
             (None, _) => {
-                let there = self.disk.checkpoints.iter().any(|entry| entry.step == base.step);
+                let there = self.disk.checkpoints.iter().any(|entry| entry.step == step);
                 // A worker that stood still for long may ask for what is no longer kept.
                 let late = self.checker.newest_generation() > generation.0;
                 ensure(Invariant::I8, there || late, || {
-                    format!("the checkpoint of step {} is gone", base.step)
+                    format!("the checkpoint of step {step} is gone")
                 })?;
-                digest_after(base.step)
+                digest_after(step)
             }
         };
-        let step = base.step;
         let worker = &mut self.workers[index];
-        worker.held = Some(Held { generation, step, digest });
+        worker.held = Some(Mark { generation, step, digest: digest.0 });
         if let Some(member) = &mut worker.member {
             member.stage = Stage::Ready;
         }
         self.checker.says_ready(worker.incarnation(), generation.0);
-        self.report(index, generation, Report::Ready { step, digest });
+        self.say(index, Kind::Ready(v1::Ready { step, digest: digest.0.to_vec() }));
         if active(Mutant::TrainsUntold) {
-            return self.follow(index, generation, Plan::Run);
+            self.run(index);
         }
         Ok(())
     }
@@ -387,14 +386,20 @@ impl World {
     fn apply(&mut self, index: usize, generation: Generation, step: u64, stop: bool) {
         let worker = &mut self.workers[index];
         let Some(held) = &mut worker.held else { return };
-        let digest = next_digest(held.digest, step);
-        *held = Held { generation, step, digest };
+        let digest = next_digest(Digest(held.digest), step).0;
+        *held = Mark { generation, step, digest };
         worker.step = step;
-        let times = PhaseTimes { forward_ns: worker.pace * 1_000_000, ..PhaseTimes::default() };
-        let (loss, correct, gradient_norm) = (0.5, 1, 1.0);
-        let skipped = None;
-        let done = StepDone { step, digest, loss, correct, gradient_norm, skipped, times };
-        self.report(index, generation, Report::StepDone(done));
+        let forward_ns = worker.pace * 1_000_000;
+        let done = v1::StepDone {
+            step,
+            digest: digest.to_vec(),
+            loss: 0.5,
+            correct: 1,
+            gradient_norm: 1.0,
+            skipped: None,
+            times: Some(v1::PhaseTimes { forward_ns, ..v1::PhaseTimes::default() }),
+        };
+        self.say(index, Kind::StepDone(done));
         let end = stop || step == self.total;
         let evaluation = self.timeline.evaluates_after(step);
         let checkpoint = self.timeline.checkpoints_after(step) || end;
@@ -405,7 +410,6 @@ impl World {
     fn follow_up(
         &mut self,
         index: usize,
-        generation: Generation,
         step: u64,
         (evaluation, checkpoint, end): (bool, bool, bool),
     ) {
@@ -413,30 +417,30 @@ impl World {
         else {
             return;
         };
-        let (rank, world) = (member.rank as u64, member.formation.members.len() as u64);
-        let slices = member.formation.members[member.rank].slices.clone();
+        let (rank, world) = (member.rank as u64, member.form.members.len() as u64);
+        let slices = member.form.members[member.rank].slice_count;
         if evaluation {
             let len = self.test_len;
             let samples = len * (rank + 1) / world - len * rank / world;
             // The accuracy goes up and down, so that the best checkpoint is not always the newest.
             let correct = samples - samples * (step * 7 % 5) / 10;
             let (correct_top5, loss_fixed) = (samples, 0);
-            let tally = Tally { samples, correct, correct_top5, loss_fixed };
-            self.report(index, generation, Report::Evaluated { step, tally });
+            let evaluated = v1::Evaluated { step, samples, correct, correct_top5, loss_fixed };
+            self.say(index, Kind::Evaluated(evaluated));
         }
         if checkpoint {
-            self.upload(index, step, held.digest, end);
+            self.upload(index, step, Digest(held.digest), end);
         }
         let worker = &mut self.workers[index];
         let pace = worker.pace;
         let Some(member) = &mut worker.member else { return };
         if end {
             member.stage = Stage::Ended;
-            member.last = Some((step, held.digest));
+            member.last = Some((step, Digest(held.digest)));
             return;
         }
         member.stage = Stage::Training(step + 1);
-        let delay = pace * u64::from(slices.end - slices.start) + self.draws.below(5);
+        let delay = pace * u64::from(slices) + self.draws.below(5);
         self.work(index, delay, Work::Computed { step: step + 1 });
     }
 
@@ -447,8 +451,7 @@ impl World {
         if member.stage == Stage::Ended {
             return;
         }
-        let (generation, rank) = (member.formation.generation, member.rank);
-        self.break_exchange(generation, rank);
+        self.break_exchange(member.generation, member.rank);
     }
 
     pub(crate) fn break_exchange(&mut self, generation: Generation, rank: usize) {
@@ -465,12 +468,23 @@ impl World {
         }
     }
 
-    /// Says something of a generation, and keeps it in case nobody listens.
-    pub(crate) fn report(&mut self, index: usize, generation: Generation, report: Report) {
-        let worker = &mut self.workers[index];
-        worker.kept.push((generation, report.clone()));
-        if worker.welcomed {
-            self.send_up(index, Up::Report(generation, report));
+    /// Says something of the current generation.
+    pub(crate) fn say(&mut self, index: usize, kind: Kind) {
+        let generation = self.workers[index].generation().0;
+        self.report(index, v1::Report { generation, kind: Some(kind) });
+    }
+
+    pub(crate) fn report(&mut self, index: usize, report: v1::Report) {
+        self.workers[index].conduct.outbox.push(report);
+        self.flush(index);
+    }
+
+    /// A stream takes what there is to say; without one it waits.
+    fn flush(&mut self, index: usize) {
+        while self.workers[index].welcomed
+            && let Some(report) = self.workers[index].conduct.outbox.next()
+        {
+            self.send_up(index, Up::Report(report));
         }
     }
 
@@ -485,8 +499,13 @@ impl World {
     }
 }
 
+fn broken(invariant: Invariant, what: String) -> Violation {
+    Violation { invariant, at: 0, what }
+}
+
 /// What a process says that can't read the dataset.
-fn unreadable() -> Trouble {
-    let (kind, phase) = (TroubleKind::TroubleDatasetUnreadable, Phase::Prepare);
-    Trouble { kind, step: 0, phase, culprit: None, message: "no such file".to_owned() }
+fn unreadable() -> Kind {
+    let (kind, phase) = (TroubleKind::TroubleDatasetUnreadable.into(), Phase::Prepare.into());
+    let message = "no such file".to_owned();
+    Kind::Trouble(v1::Trouble { kind, phase, message, ..v1::Trouble::default() })
 }

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use coordinator::core::{
-    Cluster, Digest, Event, Formation, Outcome, Plan as Order, Report as Said, Shortage,
-    Submission, TICK, Ticket,
-};
+use coordinator::core::{Cluster, Digest, Event, Outcome, Shortage, Submission, TICK, Ticket};
 use dataset::Draws;
 use proto::Timeline;
 use proto::identity::{Generation, JobId};
+use proto::wire::v1::{self, plan};
 
 use crate::checker::{Check, Checker, Invariant, Violation, ensure};
 use crate::disk::Disk;
@@ -61,31 +59,19 @@ pub struct Report {
 /// To a worker.
 #[derive(Debug)]
 pub(crate) enum Down {
-    Welcome {
-        generation: Generation,
-    },
-    Form {
-        formation: Box<Formation>,
-        rank: usize,
-    },
-    Warm {
-        job: JobId,
-    },
-    Plan {
-        generation: Generation,
-        plan: Order,
-    },
+    Plan(Box<v1::Plan>),
     /// The stream has ended.
     Broken,
 }
 
 impl Down {
     pub(crate) fn is_broken_by(&self, fault: Fault) -> bool {
-        match self {
-            Down::Form { .. } => fault == Fault::BreakAtForm,
-            Down::Plan { plan: Order::Run, .. } => fault == Fault::BreakAtRun,
-            Down::Plan { plan: Order::Seal { .. }, .. } => fault == Fault::BreakAtSeal,
-            Down::Welcome { .. } | Down::Warm { .. } | Down::Plan { .. } | Down::Broken => false,
+        let Down::Plan(plan) = self else { return false };
+        match &plan.kind {
+            Some(plan::Kind::Form(_)) => fault == Fault::BreakAtForm,
+            Some(plan::Kind::Run(_)) => fault == Fault::BreakAtRun,
+            Some(plan::Kind::Seal(_)) => fault == Fault::BreakAtSeal,
+            _ => false,
         }
     }
 }
@@ -93,10 +79,7 @@ impl Down {
 /// To the coordinator.
 #[derive(Debug)]
 pub(crate) enum Up {
-    Hello {
-        generation: Generation,
-    },
-    Report(Generation, Said),
+    Report(v1::Report),
     /// The stream has ended.
     Broken,
 }
@@ -140,8 +123,7 @@ pub(crate) enum Happening {
     Later {
         worker: usize,
         life: u64,
-        generation: Generation,
-        report: Said,
+        report: v1::Report,
     },
     /// The coordinator's disk has done something.
     Stored {
@@ -334,9 +316,7 @@ impl World {
                 }
                 self.agenda.after(250, Happening::Beat { worker, life });
                 if self.workers[worker].welcomed {
-                    let (generation, report) =
-                        (self.workers[worker].generation(), self.workers[worker].heartbeat());
-                    self.send_up(worker, Up::Report(generation, report));
+                    self.send_up(worker, Up::Report(self.workers[worker].heartbeat()));
                 }
                 Ok(())
             }
@@ -369,10 +349,9 @@ impl World {
                 }
                 self.uploaded(worker, generation, step, digest, last)
             }
-            Happening::Later { worker, life, generation, report } => {
-                let alive = self.workers[worker].alive && self.workers[worker].life == life;
-                if alive && self.workers[worker].welcomed {
-                    self.send_up(worker, Up::Report(generation, report));
+            Happening::Later { worker, life, report } => {
+                if self.workers[worker].alive && self.workers[worker].life == life {
+                    self.report(worker, report);
                 }
                 Ok(())
             }

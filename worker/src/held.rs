@@ -2,9 +2,9 @@
 //! where it stands, and hands its state to members that have none.
 
 use kernels::Device;
-use proto::wire::v1;
 use proto::{Generation, JobId};
 
+use crate::conduct::Mark;
 use crate::memory::{self, Setting};
 use crate::model::ResNet;
 use crate::optim::{Ema, Sgd};
@@ -21,16 +21,6 @@ pub(crate) struct Held {
     pub(crate) ema: Option<Ema>,
     /// `None` while the contents mean nothing.
     pub(crate) mark: Option<Mark>,
-}
-
-/// Which state it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
-    /// In which it was last taken over or changed.
-    pub(crate) generation: Generation,
-    /// Newest applied step.
-    pub(crate) step: u64,
-    pub(crate) digest: [u8; 16],
 }
 
 impl Held {
@@ -78,15 +68,5 @@ impl Held {
             .chain(averages.into_iter().flat_map(|(params, running)| [params, running]))
             .map(|buffer| buffer.host_mut().expect("the CPU device's memory is host memory"))
             .collect()
-    }
-}
-
-impl Mark {
-    pub(crate) fn on_wire(self) -> v1::HeldState {
-        v1::HeldState {
-            generation: self.generation.0,
-            step: self.step,
-            digest: self.digest.to_vec(),
-        }
     }
 }

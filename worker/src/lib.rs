@@ -3,7 +3,7 @@
 //! In the order of the data's flow: `data` (samples), `model` (forward, backward), `collective` (the exchange), `optim`
 //! (the update), `checkpoint` (the state as files). `step` composes one optimizer step, `evaluate` the exact evaluation,
 //! `prepare` and `trainer` the life of a generation, `held` the state
-//! that outlives it. `session` alone speaks to the coordinator.
+//! that outlives it. `conduct` decides what the coordinator's plans mean; `session` alone speaks to it.
 
 pub mod args;
 pub mod bench;
@@ -12,6 +12,7 @@ pub mod export;
 pub mod predict;
 pub mod join;
 pub mod session;
+pub mod conduct;
 pub mod trainer;
 mod prepare;
 mod memory;

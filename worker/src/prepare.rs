@@ -18,6 +18,7 @@ use crate::checkpoint::{
 use crate::collective::{
     Collective, CollectiveError, Group, Handover, Peer, Solo, TcpExchange, Transport,
 };
+use crate::conduct::{NotHeld, Origin};
 use crate::data::{Loader, Quarantine, Share, Source, format};
 use crate::held::Held;
 use crate::layout::Layout;
@@ -48,6 +49,8 @@ pub(crate) enum PrepareError {
     #[error("follow the coordinator's plan: {0}")]
     Plan(&'static str),
     #[error(transparent)]
+    NotHeld(#[from] NotHeld),
+    #[error(transparent)]
     Job(#[from] JobError),
     #[error("{0}; if this worker keeps its copy elsewhere, join with `--data DIR`")]
     Dataset(#[from] DatasetError),
@@ -77,6 +80,7 @@ impl PrepareError {
     pub(crate) fn kind(&self) -> TroubleKind {
         match self {
             PrepareError::Plan(_)
+            | PrepareError::NotHeld(_)
             | PrepareError::Job(_)
             | PrepareError::Memory(_)
             | PrepareError::Loader(_)
@@ -226,24 +230,17 @@ fn fill(
     bucket_lens: Vec<usize>,
 ) -> Result<Box<dyn Collective>, PrepareError> {
     let form = &formation.form;
-    let holds = form.holders.contains(&form.rank);
-    if holds {
-        let stands = held.mark.is_some_and(|mark| {
-            mark.step == form.base_step && mark.digest.as_slice() == form.base_digest
-        });
-        if !stands {
-            return Err(PrepareError::Plan("it counts on a state that this worker does not hold"));
-        }
-    } else {
+    let origin = Origin::of(form, held.mark)?;
+    if origin != Origin::Own {
         held.mark = None;
-        if form.holders.is_empty() {
-            load_state(held, job, base)?;
-        }
+    }
+    if origin == Origin::Store {
+        load_state(held, job, base)?;
     }
     continue_unless_abandoned(formation)?;
     // Last, since the peers wait for it: what can fail for one worker alone has been tried.
     let collective = connect(machine, formation, job, bucket_lens, held)?;
-    if !holds && !form.holders.is_empty() {
+    if origin == Origin::Peers {
         held.model.pack();
     }
     let mark = held.set_mark(formation.generation, form.base_step);

@@ -5,7 +5,6 @@
 //! the same process joins again and repeats them.
 
 mod connect;
-mod outbox;
 mod transfer;
 
 use std::net::IpAddr;
@@ -15,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 
-use proto::wire::v1::{self, TroubleKind, plan, report};
+use proto::wire::v1::{self, TroubleKind, report};
 use proto::wire::{TEXT_BYTES_MAX, Token};
 use proto::{Generation, Name};
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -24,10 +23,10 @@ use tokio::task::AbortHandle;
 use tonic::Streaming;
 
 use crate::collective::Abort;
+use crate::conduct::{Action, Conduct};
 use crate::progress::Progress;
 use crate::trainer::{self, Command, Formation, Machine, Upload};
 use connect::Client;
-use outbox::Outbox;
 use transfer::Uploader;
 
 pub use connect::SessionError;
@@ -75,16 +74,16 @@ pub async fn run(options: Options) -> Result<(), SessionError> {
     let mut standing = Standing::new(commands, progress);
     let mut rejoining = false;
     loop {
-        hello.generation = standing.generation();
+        hello.generation = standing.conduct.hello().0;
         let opened = tokio::select! {
             opened = connect::open(&options, &hello, rejoining) => opened?,
             never = standing.collect() => match never {},
             () = terminated.as_mut() => return Ok(()),
         };
         tracing::info!(worker = %options.name, coordinator = %options.coordinator, "joined");
-        standing.welcome(opened.welcome.generation)?;
         let heartbeat = Duration::from_millis(u64::from(opened.welcome.heartbeat_ms));
-        let session = Session { client: opened.client, standing: &mut standing };
+        let mut session = Session { client: opened.client, standing: &mut standing };
+        session.welcome(Generation(opened.welcome.generation))?;
         let streams = (opened.reports, opened.plans);
         match session.serve(streams, heartbeat, &mut trainer_ended, terminated.as_mut()).await? {
             End::Leave => return Ok(()),
@@ -101,57 +100,30 @@ pub async fn run(options: Options) -> Result<(), SessionError> {
 struct Standing {
     commands: SyncSender<Command>,
     progress: Arc<Progress>,
+    conduct: Conduct,
     membership: Option<Membership>,
     /// What the training thread and the uploader report goes through here.
     reports: Sender<v1::Report>,
     reported: Receiver<v1::Report>,
-    outbox: Outbox,
 }
 
 impl Standing {
     fn new(commands: SyncSender<Command>, progress: Arc<Progress>) -> Standing {
         let (reports, reported) = mpsc::channel(REPORT_QUEUE);
-        let outbox = Outbox::default();
-        Standing { commands, progress, membership: None, reports, reported, outbox }
-    }
-
-    /// That this worker is a member of; 0 without one.
-    fn generation(&self) -> u64 {
-        self.membership.as_ref().map_or(0, |membership| membership.generation.0)
+        let conduct = Conduct::default();
+        Standing { commands, progress, conduct, membership: None, reports, reported }
     }
 
     /// Takes reports in while nobody listens.
     async fn collect(&mut self) -> std::convert::Infallible {
-        while !self.outbox.is_full() {
+        let outbox = &mut self.conduct.outbox;
+        while !outbox.is_full() {
             // This side holds a sender, too: the queue never ends.
             if let Some(report) = self.reported.recv().await {
-                self.outbox.push(report);
+                outbox.push(report);
             }
         }
         std::future::pending().await
-    }
-
-    /// A session begins; in this generation the worker still counts.
-    fn welcome(&mut self, generation: u64) -> Result<(), SessionError> {
-        if self.generation() != generation
-            && let Some(membership) = self.membership.take()
-        {
-            tracing::info!(generation = membership.generation.0, "it is over");
-            self.abandon(&membership, "the cluster has gone on without this worker")?;
-            self.outbox.forget_before(u64::MAX);
-        }
-        self.outbox.rewind();
-        if let Some(membership) = &self.membership {
-            // A coordinator that was away may have lost what it had of the last checkpoint. A full queue holds a newer one.
-            drop(membership.uploads.try_send(Upload::Again));
-        }
-        Ok(())
-    }
-
-    /// Ends a generation at once, wherever it stands, and forgets what is held.
-    fn abandon(&self, membership: &Membership, reason: &str) -> Result<(), SessionError> {
-        membership.give_up(reason);
-        self.command(Command::Abandon(membership.generation))
     }
 
     /// A training thread that has ended is noticed by `serve`.
@@ -192,9 +164,8 @@ struct Session<'a> {
     standing: &'a mut Standing,
 }
 
-/// The generation that this worker belongs to.
+/// What runs for the generation that this worker is a member of.
 struct Membership {
-    generation: Generation,
     abort: Abort,
     /// The checkpoint's way here, before the training thread has it.
     fetching: AbortHandle,
@@ -221,7 +192,8 @@ impl Session<'_> {
         // Set once this process was asked to end.
         let mut leaving = None;
         let end = loop {
-            let Standing { reported, outbox, .. } = &mut *self.standing;
+            let Standing { reported, conduct, .. } = &mut *self.standing;
+            let outbox = &mut conduct.outbox;
             tokio::select! {
                 plan = plans.message() => match plan {
                     Ok(Some(plan)) => match self.follow(plan) {
@@ -259,57 +231,58 @@ impl Session<'_> {
         if leaving.is_some() { end.map(|_| End::Leave) } else { end }
     }
 
+    /// A stream begins; in this generation the worker still counts.
+    fn welcome(&mut self, generation: Generation) -> Result<(), SessionError> {
+        for action in self.standing.conduct.welcome(generation) {
+            self.carry_out(action)?;
+        }
+        Ok(())
+    }
+
     /// Carries out one plan; true when it was a goodbye.
     fn follow(&mut self, plan: v1::Plan) -> Result<bool, SessionError> {
-        let generation = Generation(plan.generation);
+        let mut leaves = false;
+        for action in self.standing.conduct.follow(plan)? {
+            leaves |= matches!(action, Action::Leave { .. });
+            self.carry_out(action)?;
+        }
+        Ok(leaves)
+    }
+
+    fn carry_out(&mut self, action: Action) -> Result<(), SessionError> {
         let standing = &mut *self.standing;
-        let is_current = |member: &mut Membership| member.generation == generation;
-        match plan.kind {
-            Some(plan::Kind::Form(form)) => {
-                if let Some(old) = standing.membership.take() {
-                    old.give_up("a newer generation was formed");
-                }
-                standing.outbox.forget_before(generation.0);
-                self.form(generation, form);
-            }
-            Some(plan::Kind::Run(_)) => standing.command(Command::Run(generation))?,
-            Some(plan::Kind::Stop(_)) => standing.command(Command::Stop(generation))?,
-            Some(plan::Kind::Abandon(abandon)) => {
-                if let Some(member) = standing.membership.take_if(is_current) {
-                    tracing::info!(generation = generation.0, "abandoned: {}", abandon.reason);
-                    standing.abandon(&member, &abandon.reason)?;
+        match action {
+            Action::GiveUp { reason } => {
+                if let Some(membership) = &standing.membership {
+                    membership.give_up(&reason);
                 }
             }
-            Some(plan::Kind::Release(_)) => {
-                tracing::info!(generation = generation.0, "job ended");
-                standing.membership.take_if(is_current);
-                standing.outbox.forget_before(generation.0 + 1);
-                // Nobody asks for what it held any more.
-                standing.command(Command::Abandon(generation))?;
+            Action::Part { generation, cause } => {
+                tracing::info!(generation = generation.0, "{cause}");
+                standing.membership = None;
             }
-            Some(plan::Kind::Seal(seal)) => {
-                let member = standing.membership.as_ref();
-                if let Some(member) = member.filter(|member| member.generation == generation) {
-                    member.give_up("the generation was sealed");
-                    let (attempt, reports) = (seal.attempt, standing.reports.clone());
-                    standing.command(Command::Seal { generation, attempt, reports })?;
+            Action::Form { generation, form } => self.form(generation, *form),
+            Action::Run(generation) => standing.command(Command::Run(generation))?,
+            Action::Stop(generation) => standing.command(Command::Stop(generation))?,
+            Action::Seal { generation, attempt } => {
+                let reports = standing.reports.clone();
+                standing.command(Command::Seal { generation, attempt, reports })?;
+            }
+            Action::Forget(generation) => standing.command(Command::Abandon(generation))?,
+            Action::UploadAgain => {
+                if let Some(membership) = &standing.membership {
+                    // A full queue holds a newer one.
+                    drop(membership.uploads.try_send(Upload::Again));
                 }
             }
-            Some(plan::Kind::Committed(committed)) => {
-                standing.outbox.acknowledge(generation.0, committed.step);
-            }
-            Some(plan::Kind::Warm(warm)) => {
+            Action::Warm(warm) => {
                 standing.progress.enter(v1::Phase::Prepare);
                 let reports = standing.reports.clone();
                 standing.command(Command::Warm { warm, reports })?;
             }
-            Some(plan::Kind::Goodbye(goodbye)) => {
-                tracing::info!("leaving: {}", goodbye.reason);
-                return Ok(true);
-            }
-            Some(plan::Kind::Welcome(_)) | None => return Err(SessionError::UnknownPlan),
+            Action::Leave { reason } => tracing::info!("leaving: {reason}"),
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Fetches what the generation starts from, then wakes the training thread.
@@ -340,7 +313,7 @@ impl Session<'_> {
             }
         });
         let (fetching, uploads) = (task.abort_handle(), uploader);
-        self.standing.membership = Some(Membership { generation, abort, fetching, uploads });
+        self.standing.membership = Some(Membership { abort, fetching, uploads });
     }
 
     /// A full queue means that reports are on their way: they are signs of life too.
@@ -348,7 +321,7 @@ impl Session<'_> {
         let Standing { progress, .. } = &*self.standing;
         let heartbeat = v1::Heartbeat { step: progress.step(), phase: progress.phase().into() };
         let kind = Some(report::Kind::Heartbeat(heartbeat));
-        let generation = self.standing.generation();
+        let generation = self.standing.conduct.generation().0;
         if reports.try_send(v1::Report { generation, kind }).is_err() {
             tracing::debug!("no room for a heartbeat");
         }
@@ -374,10 +347,10 @@ async fn drain(
     word: report::Kind,
 ) {
     let read = async {
-        while let Some(report) = standing.outbox.next() {
+        while let Some(report) = standing.conduct.outbox.next() {
             drop(reports.send(report).await);
         }
-        say(&reports, standing.generation(), word).await;
+        say(&reports, standing.conduct.generation().0, word).await;
         drop(reports);
         while let Ok(Some(_)) = plans.message().await {}
     };

@@ -17,10 +17,10 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use crate::checkpoint::{Average, Snapshot};
 use crate::collective::{Abort, CollectiveError, Listener};
+use crate::conduct::Mark;
 use crate::data::{Found, LoaderError, Part};
 use crate::evaluate::{EvaluationError, evaluate, share};
 use crate::guard::NotFinite;
-use crate::held::Mark;
 use crate::layout::Layout;
 use crate::optim::learning_rate;
 use crate::prepare::{Memory, PrepareError, Prepared, prepare, warm};

@@ -8,7 +8,8 @@ use proto::wire::v1::plan::Kind;
 use crate::core::{Formation, HEARTBEAT, JobSpec, LOST_AFTER, Plan};
 use crate::metrics::Progress;
 
-pub(super) fn welcome(generation: Generation) -> Kind {
+/// The first plan of a stream.
+pub fn welcome(generation: Generation) -> Kind {
     Kind::Welcome(v1::Welcome {
         heartbeat_ms: HEARTBEAT.as_millis() as u32,
         lost_after_ms: LOST_AFTER.as_millis() as u32,
@@ -17,7 +18,8 @@ pub(super) fn welcome(generation: Generation) -> Kind {
     })
 }
 
-pub(super) fn plan(plan: Plan) -> Kind {
+/// What the core says in one word.
+pub fn plan(plan: Plan) -> Kind {
     match plan {
         Plan::Run => Kind::Run(v1::Run {}),
         Plan::Seal { attempt } => Kind::Seal(v1::Seal { attempt: attempt.0 }),
@@ -29,7 +31,8 @@ pub(super) fn plan(plan: Plan) -> Kind {
     }
 }
 
-pub(super) fn form(formation: &Formation, rank: usize, exchange_key: &[u8; 32]) -> Kind {
+/// For the member at this rank.
+pub fn form(formation: &Formation, rank: usize, exchange_key: &[u8; 32]) -> Kind {
     let spec = &formation.spec;
     let members = formation.members.iter().map(|member| v1::Member {
         worker: member.name.to_string(),
@@ -54,7 +57,8 @@ pub(super) fn form(formation: &Formation, rank: usize, exchange_key: &[u8; 32]) 
     })
 }
 
-pub(super) fn warm(job: &JobId, spec: &JobSpec) -> Kind {
+/// To a worker that may be needed soon.
+pub fn warm(job: &JobId, spec: &JobSpec) -> Kind {
     Kind::Warm(v1::Warm {
         job_id: job.to_string(),
         job_toml: spec.toml.clone(),

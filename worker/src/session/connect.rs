@@ -17,6 +17,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::Options;
 use crate::collective::{CollectiveError, Listener};
+use crate::conduct::UnknownPlan;
 
 pub(super) type Client = WorkersClient<InterceptedService<Channel, Credentials>>;
 
@@ -39,8 +40,8 @@ pub enum SessionError {
     Refused(String),
     #[error("the coordinator was lost: {cause}")]
     Lost { cause: String },
-    #[error("follow the coordinator: it sent a plan that this release does not know")]
-    UnknownPlan,
+    #[error(transparent)]
+    UnknownPlan(#[from] UnknownPlan),
     #[error("start the training thread: {0}")]
     Thread(std::io::Error),
     #[error("the training thread takes no commands")]
@@ -65,7 +66,7 @@ impl SessionError {
             | SessionError::Exchange(_) => ExitCode::Network,
             SessionError::Token(_) => ExitCode::Token,
             SessionError::Version(_) => ExitCode::Version,
-            SessionError::UnknownPlan
+            SessionError::UnknownPlan(_)
             | SessionError::Thread(_)
             | SessionError::TrainerStuck
             | SessionError::TrainerPanicked
@@ -151,7 +152,7 @@ async fn try_open(
         Ok((Some(plan::Kind::Welcome(welcome)), plans)) => {
             Ok(Opened { client, reports, plans, welcome })
         }
-        Ok((Some(_), _)) => Err(SessionError::UnknownPlan),
+        Ok((Some(_), _)) => Err(UnknownPlan.into()),
         Ok((None, _)) => Err(unreachable("it closed the stream without a word".to_owned())),
         Err(status) => Err(refusal(&status, unreachable)),
     }

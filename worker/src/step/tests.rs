@@ -22,8 +22,8 @@ use proto::Generation;
 use self::counting::allocations;
 use super::*;
 use crate::collective::{Group, Listener, Peer, Solo, TcpExchange, Transport};
+use crate::conduct::Mark;
 use crate::data::{Share, format};
-use crate::held::Mark;
 use crate::memory::Setting;
 use crate::model::Geometry;
 

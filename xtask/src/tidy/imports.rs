@@ -181,7 +181,7 @@ const ALLOWED: [(&str, &[&str]); 6] = [
     ("dataset", &[]),
     ("kernels", &[]),
     ("proto", &[]),
-    ("simulator", &["coordinator", "dataset", "proto"]),
+    ("simulator", &["coordinator", "dataset", "proto", "worker"]),
 ];
 const FREE: [&str; 3] = ["cluster-fuzz", "cluster-tests", "xtask"];
 const SIBLINGS: [&str; 5] = ["data", "model", "collective", "optim", "checkpoint"];

@@ -3,32 +3,37 @@
 
 use std::collections::VecDeque;
 
+use proto::Generation;
+use proto::mutant::{Mutant, active};
 use proto::wire::v1::{self, report};
 
 /// Reports in order, of one generation at a time but for those that belong to none.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub struct Outbox {
     kept: VecDeque<v1::Report>,
     /// How many of the front were handed to the current stream.
     sent: usize,
 }
 
 impl Outbox {
-    pub(super) fn push(&mut self, report: v1::Report) {
+    /// It goes out when its turn comes.
+    pub fn push(&mut self, report: v1::Report) {
         self.kept.push_back(report);
     }
 
     /// Too much waits: whoever reports must wait, too.
-    pub(super) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.kept.len() >= KEPT_MAX
     }
 
-    pub(super) fn has_unsent(&self) -> bool {
+    /// `next` has something for the current stream.
+    pub fn has_unsent(&self) -> bool {
         self.sent < self.kept.len()
     }
 
-    /// The next report for the current stream.
-    pub(super) fn next(&mut self) -> Option<v1::Report> {
+    /// The next report for the current stream, which now has it.
+    #[expect(clippy::should_implement_trait, reason = "what is pushed later comes, too")]
+    pub fn next(&mut self) -> Option<v1::Report> {
         let report = self.kept.get(self.sent)?.clone();
         if is_repeated(&report) {
             self.sent += 1;
@@ -40,22 +45,29 @@ impl Outbox {
 
     /// A new stream begins: everything that is kept goes again.
     pub(super) fn rewind(&mut self) {
-        self.sent = 0;
+        if !active(Mutant::OutboxForgotten) {
+            self.sent = 0;
+        }
     }
 
     /// The coordinator has the steps up to this one on record.
-    pub(super) fn acknowledge(&mut self, generation: u64, step: u64) {
+    pub(super) fn acknowledge(&mut self, generation: Generation, step: u64) {
         self.forget(|report| match &report.kind {
             Some(report::Kind::StepDone(done)) => {
-                report.generation == generation && done.step <= step
+                report.generation == generation.0 && done.step <= step
             }
-            _ => false,
+            _ => active(Mutant::AcknowledgementForgetsAll),
         });
     }
 
     /// Nothing of generations before this one matters any more.
-    pub(super) fn forget_before(&mut self, generation: u64) {
-        self.forget(|report| report.generation < generation);
+    pub(super) fn forget_before(&mut self, generation: Generation) {
+        self.forget(|report| report.generation < generation.0);
+    }
+
+    /// Nothing that is kept matters any more.
+    pub(super) fn forget_all(&mut self) {
+        self.forget(|_| true);
     }
 
     fn forget(&mut self, is_over: impl Fn(&v1::Report) -> bool) {
@@ -106,15 +118,15 @@ mod tests {
         let mut outbox = Outbox::default();
         (1..=4).for_each(|number| outbox.push(step(number)));
         assert_eq!(steps(&mut outbox), [1, 2, 3, 4]);
-        outbox.acknowledge(3, 2);
+        outbox.acknowledge(Generation(3), 2);
         outbox.push(step(5));
         assert_eq!(steps(&mut outbox), [5]);
         outbox.rewind();
         assert_eq!(steps(&mut outbox), [3, 4, 5]);
-        outbox.acknowledge(2, 9);
+        outbox.acknowledge(Generation(2), 9);
         outbox.rewind();
         assert_eq!(steps(&mut outbox), [3, 4, 5], "of another generation");
-        outbox.forget_before(4);
+        outbox.forget_before(Generation(4));
         outbox.rewind();
         assert!(!outbox.has_unsent());
     }
