@@ -67,7 +67,8 @@ impl WeightsHeader {
         file.read_exact(&mut header).map_err(truncated)?;
         // Taking a header apart proves that the tensors' places follow one another without gaps.
         let metadata: Metadata = serde_json::from_slice(&header).map_err(damaged)?;
-        let expected = PREFIX_BYTES + header_len + metadata.data_len() as u64;
+        // Of places that go up to the last number there is, too.
+        let expected = (PREFIX_BYTES + header_len).saturating_add(metadata.data_len() as u64);
         if expected != len {
             let problem = format!("it has {len} bytes, its header describes {expected}");
             return Err(damaged(problem));

@@ -27,6 +27,18 @@ fn file(tensors: &[(&str, &str, usize)]) -> Vec<u8> {
     file
 }
 
+/// Nine tensors' places, the last of which ends at 2^64 - 1; no single one is too long for the format.
+fn endless() -> Vec<u8> {
+    let longest = u64::MAX / 8;
+    let entries = (0..9).map(|number| {
+        let (start, len) = (number * longest, longest.min(u64::MAX - number * longest));
+        let end = start + len;
+        format!(r#""{number}":{{"dtype":"U8","shape":[{len}],"data_offsets":[{start},{end}]}}"#)
+    });
+    let header = format!("{{{}}}", entries.collect::<Vec<_>>().join(","));
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()
+}
+
 fn read(bytes: &[u8]) -> Result<WeightsHeader, WeightsError> {
     WeightsHeader::read(&mut &bytes[..], bytes.len() as u64)
 }
@@ -104,8 +116,9 @@ fn what_is_no_whole_file_is_refused_before_memory_is_asked_for() {
     longer.push(0);
     let huge = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
     let claims = [&(15u64 << 20).to_le_bytes()[..], b"{}"].concat();
+    let endless = endless();
     let gap = [&[0; 0], &2u64.to_le_bytes()[..], b"[]"].concat();
-    let cases: [(&[u8], &str); 8] = [
+    let cases: [(&[u8], &str); 9] = [
         (b"", "it ends within its header"),
         (b"PK\x03\x04 a pickled file", "not the length of a header"),
         (&huge, "not the length of a header"),
@@ -114,6 +127,7 @@ fn what_is_no_whole_file_is_refused_before_memory_is_asked_for() {
         (&whole[..whole.len() - 1], "its header describes"),
         (&whole[..20], "not the length of a header"),
         (&longer, "its header describes"),
+        (&endless, "its header describes"),
     ];
     for (bytes, words) in cases {
         let message = read(bytes).unwrap_err().to_string();
