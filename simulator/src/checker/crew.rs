@@ -47,6 +47,7 @@ impl Crew {
         carried: bool,
         members: &[MemberRecord],
     ) -> Check {
+        let first = self.generation == 0;
         let incarnations = members.iter().map(|member| member.incarnation.clone()).collect();
         let before = std::mem::replace(&mut self.members, incarnations);
         self.before = Some((std::mem::replace(&mut self.generation, generation), before));
@@ -54,7 +55,7 @@ impl Crew {
         ensure(Invariant::I7, self.members.len() == members.len(), || {
             format!("a process has two seats in generation {generation}")
         })?;
-        let (least, most) = bounds(submission, carried);
+        let (least, most) = bounds(submission, carried, first);
         ensure(Invariant::I9, least <= count && count <= most, || {
             format!("generation {generation} has {count} members, not {least} to {most}")
         })?;
@@ -84,8 +85,9 @@ impl Crew {
     }
 }
 
-/// Least and most members. One that carries nobody's state on begins with as many as were asked for.
-fn bounds(submission: &Submission, carried: bool) -> (u32, u32) {
+/// Least and most members. The first generation has as many as were asked for, and so may one that begins again from a
+/// checkpoint.
+fn bounds(submission: &Submission, carried: bool, first: bool) -> (u32, u32) {
     let policy = submission.policy;
     let most = match policy.on_loss {
         OnLoss::Shrink => policy.max_workers.min(submission.spec.job.train.slices as u32),
@@ -94,7 +96,8 @@ fn bounds(submission: &Submission, carried: bool) -> (u32, u32) {
     let least = match policy.on_loss {
         OnLoss::Wait => submission.workers,
         OnLoss::Shrink | OnLoss::Spare if carried => policy.min_workers,
-        OnLoss::Shrink | OnLoss::Spare => submission.workers,
+        OnLoss::Shrink | OnLoss::Spare if first => submission.workers,
+        OnLoss::Shrink | OnLoss::Spare => policy.min_workers.min(submission.workers),
     };
     (least.min(most), most)
 }
