@@ -17,7 +17,7 @@ use std::time::SystemTime;
 use proto::identity::JobId;
 use serde::Serialize;
 
-pub use artefacts::{ArtefactFlaw, Kept};
+pub use artefacts::{ArtefactFlaw, Kept, Metrics};
 pub use entry::{End, Entry};
 pub use frames::{Frame, FrameError, Frames};
 pub use lineage::{Arrival, Departure, Flaw};
@@ -48,8 +48,7 @@ pub struct Account {
     /// Training images that can't be decoded: wherever one would be used, another of its slice took its place.
     pub replaced: u64,
     pub checkpoints: Vec<Kept>,
-    /// The metrics hold every step up to this one.
-    pub metrics: u64,
+    pub metrics: Metrics,
     /// Bytes at the journal's end of a record that was not written to its end.
     pub torn_bytes: u64,
     /// SHA-256 of the final weights, once the job has finished.

@@ -53,6 +53,7 @@ pub fn verified(state: &Path, job: &str) -> String {
     assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
     let whole = "1437/1437 samples per epoch, each once";
     assert!(ended.stdout.contains(whole), "{whole:?} is not in:\n{}", ended.stdout);
+    assert!(!ended.stdout.contains(" are lost"), "{}", ended.stdout);
     ended.stdout
 }
 

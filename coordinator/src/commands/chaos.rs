@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proto::exit::ExitCode;
 use proto::wire::v1;
 
-use super::connect::{client, refused};
+use super::connect::{Client, client, refused};
 use super::output::line;
 use super::verify::conclusion;
 use super::{Exit, Failure};
@@ -60,28 +60,7 @@ async fn submit(
     job_toml: String,
     folder: &Path,
 ) -> Result<v1::SubmitReply, Failure> {
-    let connection = Connection {
-        coordinator: Some(cast.address().to_string()),
-        state: cast.state().to_owned(),
-        token_file: Some(token_path(cast.state())),
-    };
-    let deadline = Instant::now() + START_WITHIN;
-    let mut client = loop {
-        match client(&connection).await {
-            Ok(client) => break client,
-            Err(failure) if Instant::now() > deadline => return Err(failure),
-            Err(_) if !cast.coordinator_runs() => {
-                let log = cast.state().join("coordinator.log");
-                let said = std::fs::read_to_string(log).unwrap_or_default();
-                let last = said.lines().last().unwrap_or("it said nothing");
-                return Err(Failure::new(
-                    ExitCode::State,
-                    format!("the coordinator ended: {last}"),
-                ));
-            }
-            Err(_) => tokio::time::sleep(TRY_EVERY).await,
-        }
-    };
+    let mut client = reach(cast).await?;
     let request = v1::SubmitRequest {
         job_toml,
         base_folder: folder.to_string_lossy().into_owned(),
@@ -96,10 +75,36 @@ async fn submit(
     Ok(reply.map_err(|status| refused(&tried, &status))?.into_inner())
 }
 
+/// Waits until the coordinator, which was just started, answers.
+async fn reach(cast: &mut Cast) -> Result<Client, Failure> {
+    let connection = Connection {
+        coordinator: Some(cast.address().to_string()),
+        state: cast.state().to_owned(),
+        token_file: Some(token_path(cast.state())),
+    };
+    let deadline = Instant::now() + START_WITHIN;
+    loop {
+        match client(&connection).await {
+            Ok(client) => return Ok(client),
+            Err(failure) if Instant::now() > deadline => return Err(failure),
+            Err(_) if !cast.coordinator_runs() => {
+                let log = cast.state().join("coordinator.log");
+                let said = std::fs::read_to_string(log).unwrap_or_default();
+                let last = said.lines().last().unwrap_or("it said nothing");
+                let text = format!("the coordinator ended: {last}");
+                return Err(Failure::new(ExitCode::State, text));
+            }
+            Err(_) => tokio::time::sleep(TRY_EVERY).await,
+        }
+    }
+}
+
 /// The job writes a checkpoint first, so that the same command goes on from there.
 async fn stop(cast: &mut Cast) -> Result<(), Failure> {
     if !cast.coordinator_runs() {
         cast.start_coordinator()?;
+        // Only one that listens knows what a signal asks of it.
+        reach(cast).await?;
     }
     cast.end(STOP_WITHIN).await;
     Ok(())

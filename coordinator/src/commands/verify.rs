@@ -7,7 +7,7 @@ use super::output::line;
 use super::{Exit, Failure};
 use crate::args::VerifyArgs;
 use crate::core::Parting;
-use crate::verify::{Account, VerifyError, verify};
+use crate::verify::{Account, Metrics, VerifyError, verify};
 
 pub(super) async fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
     let job = args.job.parse().map_err(|error| {
@@ -50,8 +50,13 @@ fn show(account: &Account) -> std::io::Result<()> {
         line(&format!("checkpoint of step {}: its digest and every file as sealed", kept.step))?;
     }
     line(&match account.metrics {
-        0 => "metrics: none yet".to_owned(),
-        newest => format!("metrics: steps 1 to {newest}, each once"),
+        Metrics { newest: 0, .. } => "metrics: none yet".to_owned(),
+        Metrics { newest, missing: 0 } => format!("metrics: steps 1 to {newest}, each once"),
+        Metrics { newest, missing } => {
+            format!(
+                "metrics: up to step {newest}, but {missing} steps are lost; weights don't hang on them"
+            )
+        }
     })?;
     if account.torn_bytes > 0 {
         let bytes = account.torn_bytes;

@@ -34,7 +34,7 @@ impl Cluster {
             return;
         }
         let reason = format!(
-            "{line}, the last of {count} in a row; lower the learning rate or lengthen the warm-up"
+            "{line}, the last of {count} in a row; lower the learning rate or lengthen the warm-up, and begin with --fresh"
         );
         job.halted = Some(reason.clone());
         self.log(Some(id), Level::Error, format!("{reason}; stopping with the state before them"));

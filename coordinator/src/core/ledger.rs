@@ -1,6 +1,7 @@
 //! The ledger: from the journal's records anyone can prove which samples each committed step used, and who computed it. Each
 //! committed step carries a link of a chain over the job's submission, generations, returns to checkpoints and steps, so
-//! that a record that was left out, altered or moved shows in the next step, whoever wrote the file. `verify` reads it.
+//! that one of these that was left out, altered or moved shows in the next step, whoever wrote the file. Other records are
+//! covered by the journal's own chain alone. `verify` reads it.
 //!
 //! The first link is made of "JOB FINGERPRINT\nTOML", each further one of "LINK resumed STEP",
 //! "LINK formed GENERATION BASE_STEP WORKER=FIRST_SLICE+COUNT ..." or "LINK committed GENERATION STEP DIGEST", with

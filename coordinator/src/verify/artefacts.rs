@@ -39,12 +39,17 @@ pub enum ArtefactFlaw {
     NoMetric { line: u64, problem: String },
     #[error("metrics.jsonl line {line} is step {step}, which is there before")]
     Repeated { line: u64, step: u64 },
-    #[error("metrics.jsonl line {line} is step {step}, but step {expected} is missing")]
-    Gap { line: u64, step: u64, expected: u64 },
     #[error("metrics.jsonl line {line} names step {step}, but only {committed} are committed")]
     Ahead { line: u64, step: u64, committed: u64 },
-    #[error("metrics.jsonl ends with step {last}, but the job finished with step {total}")]
-    Short { last: u64, total: u64 },
+}
+
+/// What the metrics hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Metrics {
+    pub newest: u64,
+    /// Steps before the newest one, or before the end of a job that has finished, that are not there: lines may be lost with a
+    /// machine or to a full disk, and nothing hangs on them.
+    pub missing: u64,
 }
 
 /// What is there before the journal is read: what comes later can't be held against it.
@@ -108,11 +113,11 @@ impl Found {
         }
     }
 
-    /// The newest step of the metrics, which hold all before it, each once.
-    pub(super) fn metrics(&self, lineage: &Lineage) -> Result<u64, ArtefactFlaw> {
+    /// What the metrics hold: committed steps alone, each once, in order.
+    pub(super) fn metrics(&self, lineage: &Lineage) -> Result<Metrics, ArtefactFlaw> {
         let path = self.folder.join("metrics.jsonl");
         let failed = |source| ArtefactFlaw::Io { path: path.clone(), source };
-        let (mut last, mut evaluated) = (0, 0);
+        let (mut last, mut evaluated, mut there) = (0, 0, 0);
         if self.metrics > 0 {
             let file = File::open(&path).map_err(failed)?.take(self.metrics);
             for (text, line) in BufReader::new(file).split(b'\n').zip(1..) {
@@ -135,18 +140,13 @@ impl Found {
                 if step <= *newest {
                     return Err(ArtefactFlaw::Repeated { line, step });
                 }
-                let expected = *newest + 1;
-                if of_step && step != expected {
-                    return Err(ArtefactFlaw::Gap { line, step, expected });
-                }
                 *newest = step;
+                there += u64::from(of_step);
             }
         }
-        let total = lineage.total_steps;
-        if matches!(lineage.end, Some(super::entry::End::Finished { .. })) && last != total {
-            return Err(ArtefactFlaw::Short { last, total });
-        }
-        Ok(last)
+        let finished = matches!(lineage.end, Some(super::entry::End::Finished { .. }));
+        let due = if finished { lineage.total_steps } else { last };
+        Ok(Metrics { newest: last, missing: due.saturating_sub(there) })
     }
 }
 

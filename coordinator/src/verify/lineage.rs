@@ -226,8 +226,13 @@ impl Lineage {
             self.has_digest(base, digest)?;
         }
         let held = Arc::new(self.partition(generation, members)?);
-        let incarnations = members.iter().map(|member| member.incarnation.clone()).collect();
+        let incarnations: BTreeSet<String> =
+            members.iter().map(|member| member.incarnation.clone()).collect();
         if let Some(before) = &self.current {
+            // Given up already, and back before anything was formed without it.
+            self.partings.retain(|gone| {
+                gone.generation != before.generation || !incarnations.contains(&gone.incarnation)
+            });
             let came = members.iter().filter(|m| !before.incarnations.contains(&m.incarnation));
             self.joins.extend(came.map(|member| Arrival {
                 worker: member.worker.clone(),

@@ -1,6 +1,6 @@
 //! Memory of fp32 numbers that several processes of this machine can map: one creates and writes it, the others open it to
-//! read. Its parts are the creator's `Buffer`s. Who may touch what, and when, is agreed elsewhere; a value that is read
-//! while it is written is lost, and nothing worse happens.
+//! read. Its parts are the creator's `Buffer`s. Who may touch what, and when, is for the callers to agree on: nobody
+//! may read a value, here or in another process, while it is written.
 
 use std::fs::File;
 use std::io;
