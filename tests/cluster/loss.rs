@@ -86,7 +86,7 @@ fn the_last_workers_death_stops_the_run_and_the_same_command_goes_on() {
     let mut running = train.spawn();
     running.wait_for(&["epoch 2"], LIMIT);
     send(running.children()[0], Signal::KILL);
-    running.wait_for(&["worker", "lost in step", "stopping"], LIMIT);
+    running.wait_for(&["worker", " lost ", "stopping"], LIMIT);
     let ended = running.finish(LIMIT);
     assert_eq!(ended.code, Some(4), "{}", ended.stderr);
     let resumed = train.spawn().finish(LIMIT);
