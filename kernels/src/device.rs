@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::cpu::{CpuDevice, Isa, SharedMemory};
+use crate::cuda::{CudaDevice, CudaError, CudaMemory, CudaOptions, CudaView, CudaViewMut, Element};
 use crate::profile::{OpTime, Timer, Work};
 
 /// A place that computes. Cloning is cheap and refers to the same device.
@@ -12,6 +13,26 @@ use crate::profile::{OpTime, Timer, Work};
 pub enum Device {
     /// The processor, with a pool of compute threads of its own.
     Cpu(CpuDevice),
+    /// An NVIDIA GPU.
+    Cuda(CudaDevice),
+}
+
+/// Kinds of devices that share the layout of packed weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Processors.
+    Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
+}
+
+/// How numbers are kept between the layers of a model. Weights, statistics and sums are fp32 always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// fp32 everywhere.
+    Fp32,
+    /// Activations and operands in bf16, sums in fp32. Only GPUs have it.
+    Bf16,
 }
 
 /// Why a device could not be opened.
@@ -31,6 +52,9 @@ pub enum DeviceError {
         /// The set that was asked for.
         isa: Isa,
     },
+    /// A GPU, or what it takes to use one.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
 }
 
 /// A run of elements inside a `Buffer`.
@@ -42,8 +66,8 @@ pub struct Span {
     pub len: usize,
 }
 
-/// fp32 device memory of fixed length, zero-filled when allocated. Element 0 lies on a boundary of
-/// 16 elements (64 bytes); spans that keep that boundary are the fastest.
+/// Device memory of fixed length for fp32 numbers, or for those that the device's precision keeps between layers. Zero-filled
+/// when allocated. Element 0 lies on a boundary of 16 elements (64 bytes); spans that keep that boundary are the fastest.
 #[derive(Debug)]
 pub struct Buffer {
     storage: Storage,
@@ -54,6 +78,8 @@ pub struct Buffer {
 pub enum View<'a> {
     /// Main memory.
     Cpu(&'a [f32]),
+    /// Memory of a GPU.
+    Cuda(CudaView<'a>),
 }
 
 /// Exclusive access to a span of a `Buffer`, or to host numbers that the device can write.
@@ -61,6 +87,8 @@ pub enum View<'a> {
 pub enum ViewMut<'a> {
     /// Main memory.
     Cpu(&'a mut [f32]),
+    /// Memory of a GPU.
+    Cuda(CudaViewMut<'a>),
 }
 
 impl Device {
@@ -74,17 +102,32 @@ impl Device {
         Ok(Device::Cpu(CpuDevice::new(threads, isa)?))
     }
 
-    /// The kind that a job's first generation fixes: `"cpu"`.
+    /// The GPU of this number, `0` the first, with its kernels compiled and loaded.
+    pub fn cuda(ordinal: usize, options: CudaOptions) -> Result<Device, DeviceError> {
+        Ok(Device::Cuda(CudaDevice::open(ordinal, options)?))
+    }
+
+    /// The kind that a job's first generation fixes: `"cpu"`, `"cuda sm_90 bf16"`.
     pub fn kind(&self) -> String {
         match self {
             Device::Cpu(_) => "cpu".to_owned(),
+            Device::Cuda(cuda) => cuda.kind(),
         }
     }
 
-    /// One line for people: threads, instruction set.
+    /// What packed weights look like.
+    pub fn family(&self) -> Family {
+        match self {
+            Device::Cpu(_) => Family::Cpu,
+            Device::Cuda(_) => Family::Cuda,
+        }
+    }
+
+    /// One line for people: threads and instruction set, or the GPU's name.
     pub fn describe(&self) -> String {
         match self {
             Device::Cpu(cpu) => cpu.describe(),
+            Device::Cuda(cuda) => cuda.describe(),
         }
     }
 
@@ -92,6 +135,7 @@ impl Device {
     pub fn measure_peak(&self) -> f64 {
         match self {
             Device::Cpu(cpu) => cpu.peak_flops(),
+            Device::Cuda(cuda) => cuda.peak_flops(),
         }
     }
 
@@ -99,6 +143,7 @@ impl Device {
     pub fn profile(&self, on: bool) {
         match self {
             Device::Cpu(cpu) => cpu.profile().switch(on),
+            Device::Cuda(cuda) => cuda.profile().switch(on),
         }
     }
 
@@ -106,6 +151,7 @@ impl Device {
     pub fn take_profile(&self) -> Vec<OpTime> {
         match self {
             Device::Cpu(cpu) => cpu.profile().take(),
+            Device::Cuda(cuda) => cuda.profile().take(),
         }
     }
 
@@ -113,13 +159,25 @@ impl Device {
     pub(crate) fn timer(&self, op: &'static str, work: Work) -> Timer<'_> {
         match self {
             Device::Cpu(cpu) => cpu.profile().timer(op, work),
+            Device::Cuda(cuda) => cuda.profile().timer(op, work),
         }
     }
 
-    /// `len` zeros.
+    /// `len` zeros in fp32.
     pub fn alloc(&self, len: usize) -> Buffer {
         match self {
             Device::Cpu(_) => Buffer { storage: Storage::Cpu(AlignedVec::zeroed(len)) },
+            Device::Cuda(cuda) => Buffer { storage: Storage::Cuda(cuda.alloc(len, Element::F32)) },
+        }
+    }
+
+    /// `len` zeros in what this device keeps activations and their gradients in.
+    pub fn alloc_activations(&self, len: usize) -> Buffer {
+        match self {
+            Device::Cpu(_) => self.alloc(len),
+            Device::Cuda(cuda) => {
+                Buffer { storage: Storage::Cuda(cuda.alloc(len, cuda.activations())) }
+            }
         }
     }
 }
@@ -152,6 +210,7 @@ impl Buffer {
     pub fn len(&self) -> usize {
         match &self.storage {
             Storage::Cpu(memory) => memory.len,
+            Storage::Cuda(memory) => memory.len(),
         }
     }
 
@@ -169,6 +228,7 @@ impl Buffer {
     pub fn view(&self, span: Span) -> View<'_> {
         match &self.storage {
             Storage::Cpu(memory) => View::Cpu(&memory.as_slice()[span.range()]),
+            Storage::Cuda(memory) => View::Cuda(memory.view(span)),
         }
     }
 
@@ -176,6 +236,7 @@ impl Buffer {
     pub fn view_mut(&mut self, span: Span) -> ViewMut<'_> {
         match &mut self.storage {
             Storage::Cpu(memory) => ViewMut::Cpu(&mut memory.as_mut_slice()[span.range()]),
+            Storage::Cuda(memory) => ViewMut::Cuda(memory.view_mut(span)),
         }
     }
 
@@ -188,20 +249,29 @@ impl Buffer {
                     Err(error) => panic!("view {spans:?} of one buffer at once: {error}"),
                 }
             }
+            Storage::Cuda(memory) => memory.views_mut(spans).map(ViewMut::Cuda),
         }
     }
 
-    /// Copies a span to the host.
-    pub fn read(&self, span: Span, into: &mut [f32]) {
-        match self.view(span) {
-            View::Cpu(from) => into.copy_from_slice(from),
+    /// Copies a span to the host, as fp32, when all ops before are through.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device since it was opened: ops themselves report nothing.
+    pub fn read(&self, span: Span, into: &mut [f32]) -> Result<(), DeviceError> {
+        assert_eq!(span.len, into.len(), "as many numbers on both sides");
+        match &self.storage {
+            Storage::Cpu(memory) => into.copy_from_slice(&memory.as_slice()[span.range()]),
+            Storage::Cuda(memory) => memory.read(span, into)?,
         }
+        Ok(())
     }
 
-    /// Copies host numbers into a span.
+    /// Copies host numbers into a span, rounded to the nearest that the buffer can hold.
     pub fn write(&mut self, span: Span, from: &[f32]) {
-        match self.view_mut(span) {
-            ViewMut::Cpu(into) => into.copy_from_slice(from),
+        assert_eq!(span.len, from.len(), "as many numbers on both sides");
+        match &mut self.storage {
+            Storage::Cpu(memory) => memory.as_mut_slice()[span.range()].copy_from_slice(from),
+            Storage::Cuda(memory) => memory.write(span, from),
         }
     }
 
@@ -209,6 +279,7 @@ impl Buffer {
     pub fn host(&self) -> Option<&[f32]> {
         match &self.storage {
             Storage::Cpu(memory) => Some(memory.as_slice()),
+            Storage::Cuda(_) => None,
         }
     }
 
@@ -216,6 +287,7 @@ impl Buffer {
     pub fn host_mut(&mut self) -> Option<&mut [f32]> {
         match &mut self.storage {
             Storage::Cpu(memory) => Some(memory.as_mut_slice()),
+            Storage::Cuda(_) => None,
         }
     }
 }
@@ -225,6 +297,23 @@ impl<'a> View<'a> {
     pub fn len(&self) -> usize {
         match self {
             View::Cpu(slice) => slice.len(),
+            View::Cuda(view) => view.len(),
+        }
+    }
+
+    /// For an op on the CPU; panics when the numbers lie elsewhere.
+    pub(crate) fn cpu(self) -> &'a [f32] {
+        match self {
+            View::Cpu(slice) => slice,
+            View::Cuda(_) => panic!("an op on the CPU got an operand on a GPU"),
+        }
+    }
+
+    /// For an op on a GPU; panics when the numbers lie elsewhere.
+    pub(crate) fn cuda(self) -> CudaView<'a> {
+        match self {
+            View::Cuda(view) => view,
+            View::Cpu(_) => panic!("an op on a GPU got an operand in main memory"),
         }
     }
 
@@ -234,11 +323,28 @@ impl<'a> View<'a> {
     }
 }
 
-impl ViewMut<'_> {
+impl<'a> ViewMut<'a> {
     /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
             ViewMut::Cpu(slice) => slice.len(),
+            ViewMut::Cuda(view) => view.len(),
+        }
+    }
+
+    /// For an op on the CPU; panics when the numbers lie elsewhere.
+    pub(crate) fn cpu(self) -> &'a mut [f32] {
+        match self {
+            ViewMut::Cpu(slice) => slice,
+            ViewMut::Cuda(_) => panic!("an op on the CPU got an operand on a GPU"),
+        }
+    }
+
+    /// For an op on a GPU; panics when the numbers lie elsewhere.
+    pub(crate) fn cuda(self) -> CudaViewMut<'a> {
+        match self {
+            ViewMut::Cuda(view) => view,
+            ViewMut::Cpu(_) => panic!("an op on a GPU got an operand in main memory"),
         }
     }
 
@@ -251,6 +357,7 @@ impl ViewMut<'_> {
     pub fn reborrow(&mut self) -> ViewMut<'_> {
         match self {
             ViewMut::Cpu(slice) => ViewMut::Cpu(slice),
+            ViewMut::Cuda(view) => ViewMut::Cuda(view.reborrow()),
         }
     }
 
@@ -258,6 +365,7 @@ impl ViewMut<'_> {
     pub fn as_view(&self) -> View<'_> {
         match self {
             ViewMut::Cpu(slice) => View::Cpu(slice),
+            ViewMut::Cuda(view) => View::Cuda(view.as_view()),
         }
     }
 }
@@ -265,6 +373,7 @@ impl ViewMut<'_> {
 #[derive(Debug)]
 enum Storage {
     Cpu(AlignedVec),
+    Cuda(CudaMemory),
 }
 
 /// Zeros that start on a cache line: a vector load that straddles two lines costs two.

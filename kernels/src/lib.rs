@@ -14,9 +14,11 @@ pub mod shape;
 pub mod ops;
 pub mod profile;
 mod cpu;
+mod cuda;
 
 pub use cpu::{CpuDevice, Isa, SharedMemory};
-pub use device::{Buffer, Device, DeviceError, Span, View, ViewMut};
+pub use cuda::{CudaDevice, CudaError, CudaOptions, CudaView, CudaViewMut, Gpu, gpus};
+pub use device::{Buffer, Device, DeviceError, Family, Precision, Span, View, ViewMut};
 pub use shape::{
     AugmentShape, ConvShape, ImagesShape, LinearShape, MaxPoolShape, NormShape, PackedLen,
     PoolShape,

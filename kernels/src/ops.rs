@@ -4,7 +4,7 @@
 mod images;
 mod update;
 
-use crate::device::{Device, View, ViewMut};
+use crate::device::{Device, DeviceError, View, ViewMut};
 use crate::profile::Work;
 use crate::shape::{ConvShape, LinearShape, MaxPoolShape, NormShape, PoolShape};
 
@@ -23,7 +23,7 @@ pub enum Accumulate {
 }
 
 /// Repacks a weight `[kh, kw, C_in, C_out]` into the operands that the forward pass and the input
-/// gradient read. Called once per step; `forward` and `input_grad` have `shape.packed_len()`
+/// gradient read. Called once per step; `forward` and `input_grad` have `shape.packed_len(device.family())`
 /// elements. The batch of `shape` does not matter.
 pub fn conv_pack(
     device: &Device,
@@ -33,18 +33,19 @@ pub fn conv_pack(
     input_grad: ViewMut<'_>,
 ) {
     assert_len("weight", weight.len(), shape.weight_len());
-    assert_len("forward", forward.len(), shape.packed_len().forward);
-    assert_len("input_grad", input_grad.len(), shape.packed_len().input_grad);
-    let _timer = device.timer("conv_pack", Work::packing(shape));
-    match (device, weight, forward, input_grad) {
-        (Device::Cpu(cpu), View::Cpu(weight), ViewMut::Cpu(forward), ViewMut::Cpu(input_grad)) => {
-            cpu.conv_pack(shape, weight, forward, input_grad)
+    assert_len("forward", forward.len(), shape.packed_len(device.family()).forward);
+    assert_len("input_grad", input_grad.len(), shape.packed_len(device.family()).input_grad);
+    let _timer = device.timer("conv_pack", Work::packing(shape, device.family()));
+    match device {
+        Device::Cpu(cpu) => cpu.conv_pack(shape, weight.cpu(), forward.cpu(), input_grad.cpu()),
+        Device::Cuda(cuda) => {
+            cuda.conv_pack(shape, weight.cuda(), forward.cuda(), input_grad.cuda())
         }
     }
 }
 
-/// `y[n,oh,ow,co] = sum over kh,kw,ci of x[..] * w[..]`. With `stats` (`[2, C_out]`: mean, then
-/// biased variance over N, OH, OW), the per-channel statistics of `y` come out of the same pass.
+/// `y[n,oh,ow,co] = sum over kh,kw,ci of x[..] * w[..]`. With `stats` (`[slices, 2, C_out]`: mean, then
+/// biased variance over a slice's N, OH, OW), the per-channel statistics of `y` come out of the same pass.
 pub fn conv_forward(
     device: &Device,
     shape: &ConvShape,
@@ -54,16 +55,19 @@ pub fn conv_forward(
     stats: Option<ViewMut<'_>>,
 ) {
     assert_len("x", x.len(), shape.input_len());
-    assert_len("packed", packed.len(), shape.packed_len().forward);
+    assert_len("packed", packed.len(), shape.packed_len(device.family()).forward);
     assert_len("y", y.len(), shape.output_len());
     if let Some(stats) = &stats {
-        assert_len("stats", stats.len(), 2 * shape.out_channels);
+        assert_len("stats", stats.len(), shape.slices * 2 * shape.out_channels);
     }
-    let stats = stats.map(|ViewMut::Cpu(stats)| stats);
+    assert_slices(device, shape.slices, shape.batch);
     let _timer = device.timer("conv_forward", Work::conv(shape));
-    match (device, x, packed, y) {
-        (Device::Cpu(cpu), View::Cpu(x), View::Cpu(packed), ViewMut::Cpu(y)) => {
-            cpu.conv_forward(shape, x, packed, y, stats);
+    match device {
+        Device::Cpu(cpu) => {
+            cpu.conv_forward(shape, x.cpu(), packed.cpu(), y.cpu(), stats.map(ViewMut::cpu))
+        }
+        Device::Cuda(cuda) => {
+            cuda.conv_forward(shape, x.cuda(), packed.cuda(), y.cuda(), stats.map(ViewMut::cuda))
         }
     }
 }
@@ -79,12 +83,15 @@ pub fn conv_input_grad(
     accumulate: Accumulate,
 ) {
     assert_len("dy", dy.len(), shape.output_len());
-    assert_len("packed", packed.len(), shape.packed_len().input_grad);
+    assert_len("packed", packed.len(), shape.packed_len(device.family()).input_grad);
     assert_len("dx", dx.len(), shape.input_len());
     let _timer = device.timer("conv_input_grad", Work::conv(shape));
-    match (device, dy, packed, dx) {
-        (Device::Cpu(cpu), View::Cpu(dy), View::Cpu(packed), ViewMut::Cpu(dx)) => {
-            cpu.conv_input_grad(shape, dy, packed, dx, accumulate);
+    match device {
+        Device::Cpu(cpu) => {
+            cpu.conv_input_grad(shape, dy.cpu(), packed.cpu(), dx.cpu(), accumulate)
+        }
+        Device::Cuda(cuda) => {
+            cuda.conv_input_grad(shape, dy.cuda(), packed.cuda(), dx.cuda(), accumulate)
         }
     }
 }
@@ -100,11 +107,11 @@ pub fn conv_weight_grad(
     assert_len("x", x.len(), shape.input_len());
     assert_len("dy", dy.len(), shape.output_len());
     assert_len("dw", dw.len(), shape.weight_len());
+    assert_slices(device, shape.slices, shape.batch);
     let _timer = device.timer("conv_weight_grad", Work::conv(shape));
-    match (device, x, dy, dw) {
-        (Device::Cpu(cpu), View::Cpu(x), View::Cpu(dy), ViewMut::Cpu(dw)) => {
-            cpu.conv_weight_grad(shape, x, dy, dw);
-        }
+    match device {
+        Device::Cpu(cpu) => cpu.conv_weight_grad(shape, x.cpu(), dy.cpu(), dw.cpu()),
+        Device::Cuda(cuda) => cuda.conv_weight_grad(shape, x.cuda(), dy.cuda(), dw.cuda()),
     }
 }
 
@@ -121,7 +128,7 @@ pub enum Residual<'a> {
     Normalised {
         /// `[rows, C]`.
         z: View<'a>,
-        /// `[2, C]`, as `norm_affine` writes it.
+        /// `[slices, 2, C]`, as `norm_affine` writes it.
         affine: View<'a>,
     },
 }
@@ -143,7 +150,7 @@ pub enum Activation {
 }
 
 /// `affine[0] = gamma / sqrt(var + eps)`, `affine[1] = beta - mean * affine[0]`; `stats`, `affine`:
-/// `[2, C]`. Serves training (slice statistics) and evaluation (running statistics).
+/// `[slices, 2, C]`. Serves training (slice statistics) and evaluation (running statistics).
 pub fn norm_affine(
     device: &Device,
     stats: View<'_>,
@@ -153,17 +160,17 @@ pub fn norm_affine(
     affine: ViewMut<'_>,
 ) {
     let channels = gamma.len();
-    assert_len("stats", stats.len(), 2 * channels);
+    assert!(stats.len().is_multiple_of(2 * channels), "statistics are [slices, 2, C]");
     assert_len("beta", beta.len(), channels);
-    assert_len("affine", affine.len(), 2 * channels);
-    match (device, stats, gamma, beta, affine) {
-        (
-            Device::Cpu(cpu),
-            View::Cpu(stats),
-            View::Cpu(gamma),
-            View::Cpu(beta),
-            ViewMut::Cpu(affine),
-        ) => cpu.norm_affine(stats, gamma, beta, epsilon, affine),
+    assert_len("affine", affine.len(), stats.len());
+    assert_slices(device, stats.len() / (2 * channels), 0);
+    match device {
+        Device::Cpu(cpu) => {
+            cpu.norm_affine(stats.cpu(), gamma.cpu(), beta.cpu(), epsilon, affine.cpu())
+        }
+        Device::Cuda(cuda) => {
+            cuda.norm_affine(stats.cuda(), gamma.cuda(), beta.cuda(), epsilon, affine.cuda())
+        }
     }
 }
 
@@ -179,27 +186,32 @@ pub fn norm_apply(
     y: ViewMut<'_>,
 ) {
     assert_len("z", z.len(), shape.len());
-    assert_len("affine", affine.len(), 2 * shape.channels);
+    assert_len("affine", affine.len(), shape.pairs_len());
     assert_len("y", y.len(), shape.len());
+    assert_slices(device, shape.slices, shape.rows);
     match residual {
         Residual::None => {}
         Residual::Plain(z) => assert_len("residual", z.len(), shape.len()),
         Residual::Normalised { z, affine } => {
             assert_len("residual", z.len(), shape.len());
-            assert_len("residual affine", affine.len(), 2 * shape.channels);
+            assert_len("residual affine", affine.len(), shape.pairs_len());
         }
     }
     let _timer =
         device.timer("norm_apply", Work::elements((2 + residual.operands()) * shape.len()));
-    match (device, z, affine, y) {
-        (Device::Cpu(cpu), View::Cpu(z), View::Cpu(affine), ViewMut::Cpu(y)) => {
-            cpu.norm_apply(shape, z, affine, residual, activation, y);
+    match device {
+        Device::Cpu(cpu) => {
+            cpu.norm_apply(shape, z.cpu(), affine.cpu(), residual, activation, y.cpu())
+        }
+        Device::Cuda(cuda) => {
+            cuda.norm_apply(shape, z.cuda(), affine.cuda(), residual, activation, y.cuda())
         }
     }
 }
 
 /// First half of BatchNorm's backward. With `y` (the block's output after ReLU) `dy` is masked in
-/// place where `y <= 0`; then `d_beta = sum dy`, `d_gamma = sum dy * (z - mean) / sqrt(var + eps)`.
+/// place where `y <= 0`; then, for each slice, `sums[0] = sum dy * (z - mean) / sqrt(var + eps)`, which is the
+/// gradient of gamma, and `sums[1] = sum dy`, that of beta; `stats`, `sums`: `[slices, 2, C]`.
 #[expect(clippy::too_many_arguments, reason = "an op names each of its operands")]
 pub fn norm_backward_reduce(
     device: &Device,
@@ -209,35 +221,34 @@ pub fn norm_backward_reduce(
     z: View<'_>,
     stats: View<'_>,
     epsilon: f32,
-    d_gamma: ViewMut<'_>,
-    d_beta: ViewMut<'_>,
+    sums: ViewMut<'_>,
 ) {
     assert_len("dy", dy.len(), shape.len());
     if let Some(y) = &y {
         assert_len("y", y.len(), shape.len());
     }
     assert_len("z", z.len(), shape.len());
-    assert_len("stats", stats.len(), 2 * shape.channels);
-    assert_len("d_gamma", d_gamma.len(), shape.channels);
-    assert_len("d_beta", d_beta.len(), shape.channels);
-    let y = y.map(|View::Cpu(y)| y);
+    assert_len("stats", stats.len(), shape.pairs_len());
+    assert_len("sums", sums.len(), shape.pairs_len());
+    assert_slices(device, shape.slices, shape.rows);
     let _timer = device.timer(
         "norm_backward_reduce",
         Work::elements(if y.is_some() { 4 } else { 2 } * shape.len()),
     );
-    match (device, dy, z, stats, d_gamma, d_beta) {
-        (
-            Device::Cpu(cpu),
-            ViewMut::Cpu(dy),
-            View::Cpu(z),
-            View::Cpu(stats),
-            ViewMut::Cpu(d_gamma),
-            ViewMut::Cpu(d_beta),
-        ) => cpu.norm_backward_reduce(shape, dy, y, z, stats, epsilon, d_gamma, d_beta),
+    match device {
+        Device::Cpu(cpu) => {
+            let (d_gamma, d_beta) = sums.cpu().split_at_mut(shape.channels);
+            let (dy, y, z) = (dy.cpu(), y.map(View::cpu), z.cpu());
+            cpu.norm_backward_reduce(shape, dy, y, z, stats.cpu(), epsilon, d_gamma, d_beta);
+        }
+        Device::Cuda(cuda) => {
+            let (dy, y, z) = (dy.cuda(), y.map(View::cuda), z.cuda());
+            cuda.norm_backward_reduce(shape, dy, y, z, stats.cuda(), epsilon, sums.cuda());
+        }
     }
 }
 
-/// Second half: `dz = gamma/sqrt(var+eps) * (dy - d_beta/rows - z_hat * d_gamma/rows)`.
+/// Second half: `dz = gamma/sqrt(var+eps) * (dy - sums[1]/rows - z_hat * sums[0]/rows)`, `rows` those of a slice.
 #[expect(clippy::too_many_arguments, reason = "an op names each of its operands")]
 pub fn norm_backward_apply(
     device: &Device,
@@ -246,30 +257,30 @@ pub fn norm_backward_apply(
     z: View<'_>,
     stats: View<'_>,
     gamma: View<'_>,
-    d_gamma: View<'_>,
-    d_beta: View<'_>,
+    sums: View<'_>,
     epsilon: f32,
     dz: ViewMut<'_>,
 ) {
     assert_len("dy", dy.len(), shape.len());
     assert_len("z", z.len(), shape.len());
-    assert_len("stats", stats.len(), 2 * shape.channels);
+    assert_len("stats", stats.len(), shape.pairs_len());
     assert_len("gamma", gamma.len(), shape.channels);
-    assert_len("d_gamma", d_gamma.len(), shape.channels);
-    assert_len("d_beta", d_beta.len(), shape.channels);
+    assert_len("sums", sums.len(), shape.pairs_len());
+    assert_slices(device, shape.slices, shape.rows);
     assert_len("dz", dz.len(), shape.len());
     let _timer = device.timer("norm_backward_apply", Work::elements(3 * shape.len()));
-    match (device, dy, z, stats, gamma, d_gamma, d_beta, dz) {
-        (
-            Device::Cpu(cpu),
-            View::Cpu(dy),
-            View::Cpu(z),
-            View::Cpu(stats),
-            View::Cpu(gamma),
-            View::Cpu(d_gamma),
-            View::Cpu(d_beta),
-            ViewMut::Cpu(dz),
-        ) => cpu.norm_backward_apply(shape, dy, z, stats, gamma, d_gamma, d_beta, epsilon, dz),
+    match device {
+        Device::Cpu(cpu) => {
+            let (d_gamma, d_beta) = sums.cpu().split_at(shape.channels);
+            let (dy, z, stats, gamma) = (dy.cpu(), z.cpu(), stats.cpu(), gamma.cpu());
+            let dz = dz.cpu();
+            cpu.norm_backward_apply(shape, dy, z, stats, gamma, d_gamma, d_beta, epsilon, dz);
+        }
+        Device::Cuda(cuda) => {
+            let (dy, z, stats, gamma) = (dy.cuda(), z.cuda(), stats.cuda(), gamma.cuda());
+            let (sums, dz) = (sums.cuda(), dz.cuda());
+            cuda.norm_backward_apply(shape, dy, z, stats, gamma, sums, epsilon, dz);
+        }
     }
 }
 
@@ -287,9 +298,12 @@ pub fn norm_update_running(
     assert_len("slice_sums", slice_sums.len(), running.len());
     assert!(running.len().is_multiple_of(2), "running statistics are [2, C]");
     assert!(slices > 0 && rows > 0, "statistics of nothing");
-    match (device, running, slice_sums) {
-        (Device::Cpu(cpu), ViewMut::Cpu(running), View::Cpu(slice_sums)) => {
-            cpu.norm_update_running(running, slice_sums, slices, rows, momentum);
+    match device {
+        Device::Cpu(cpu) => {
+            cpu.norm_update_running(running.cpu(), slice_sums.cpu(), slices, rows, momentum)
+        }
+        Device::Cuda(cuda) => {
+            cuda.norm_update_running(running.cuda(), slice_sums.cuda(), slices, rows, momentum)
         }
     }
 }
@@ -301,8 +315,9 @@ pub fn max_pool_forward(device: &Device, shape: &MaxPoolShape, x: View<'_>, y: V
     assert_len("x", x.len(), shape.input_len());
     assert_len("y", y.len(), shape.output_len());
     let _timer = device.timer("max_pool_forward", Work::elements(x.len() + y.len()));
-    match (device, x, y) {
-        (Device::Cpu(cpu), View::Cpu(x), ViewMut::Cpu(y)) => cpu.max_pool_forward(shape, x, y),
+    match device {
+        Device::Cpu(cpu) => cpu.max_pool_forward(shape, x.cpu(), y.cpu()),
+        Device::Cuda(cuda) => cuda.max_pool_forward(shape, x.cuda(), y.cuda()),
     }
 }
 
@@ -320,9 +335,10 @@ pub fn max_pool_backward(
     assert_len("dy", dy.len(), shape.output_len());
     assert_len("dx", dx.len(), shape.input_len());
     let _timer = device.timer("max_pool_backward", Work::elements(2 * (x.len() + y.len())));
-    match (device, x, y, dy, dx) {
-        (Device::Cpu(cpu), View::Cpu(x), View::Cpu(y), View::Cpu(dy), ViewMut::Cpu(dx)) => {
-            cpu.max_pool_backward(shape, x, y, dy, dx);
+    match device {
+        Device::Cpu(cpu) => cpu.max_pool_backward(shape, x.cpu(), y.cpu(), dy.cpu(), dx.cpu()),
+        Device::Cuda(cuda) => {
+            cuda.max_pool_backward(shape, x.cuda(), y.cuda(), dy.cuda(), dx.cuda())
         }
     }
 }
@@ -332,10 +348,9 @@ pub fn average_pool_forward(device: &Device, shape: &PoolShape, x: View<'_>, y: 
     assert_len("x", x.len(), shape.input_len());
     assert_len("y", y.len(), shape.output_len());
     let _timer = device.timer("average_pool_forward", Work::elements(x.len()));
-    match (device, x, y) {
-        (Device::Cpu(cpu), View::Cpu(x), ViewMut::Cpu(y)) => {
-            cpu.average_pool_forward(shape, x, y);
-        }
+    match device {
+        Device::Cpu(cpu) => cpu.average_pool_forward(shape, x.cpu(), y.cpu()),
+        Device::Cuda(cuda) => cuda.average_pool_forward(shape, x.cuda(), y.cuda()),
     }
 }
 
@@ -344,10 +359,9 @@ pub fn average_pool_backward(device: &Device, shape: &PoolShape, dy: View<'_>, d
     assert_len("dy", dy.len(), shape.output_len());
     assert_len("dx", dx.len(), shape.input_len());
     let _timer = device.timer("average_pool_backward", Work::elements(dx.len()));
-    match (device, dy, dx) {
-        (Device::Cpu(cpu), View::Cpu(dy), ViewMut::Cpu(dx)) => {
-            cpu.average_pool_backward(shape, dy, dx);
-        }
+    match device {
+        Device::Cpu(cpu) => cpu.average_pool_backward(shape, dy.cpu(), dx.cpu()),
+        Device::Cuda(cuda) => cuda.average_pool_backward(shape, dy.cuda(), dx.cuda()),
     }
 }
 
@@ -365,9 +379,10 @@ pub fn linear_forward(
     assert_len("bias", bias.len(), shape.outputs);
     assert_len("y", y.len(), shape.output_len());
     let _timer = device.timer("linear_forward", Work::elements(weight.len()));
-    match (device, x, weight, bias, y) {
-        (Device::Cpu(cpu), View::Cpu(x), View::Cpu(weight), View::Cpu(bias), ViewMut::Cpu(y)) => {
-            cpu.linear_forward(shape, x, weight, bias, y)
+    match device {
+        Device::Cpu(cpu) => cpu.linear_forward(shape, x.cpu(), weight.cpu(), bias.cpu(), y.cpu()),
+        Device::Cuda(cuda) => {
+            cuda.linear_forward(shape, x.cuda(), weight.cuda(), bias.cuda(), y.cuda())
         }
     }
 }
@@ -390,35 +405,45 @@ pub fn linear_backward(
     assert_len("dx", dx.len(), shape.input_len());
     assert_len("d_weight", d_weight.len(), shape.weight_len());
     assert_len("d_bias", d_bias.len(), shape.outputs);
+    assert_slices(device, shape.slices, shape.batch);
     let _timer = device.timer("linear_backward", Work::elements(2 * weight.len()));
-    match (device, x, weight, dy, dx, d_weight, d_bias) {
-        (
-            Device::Cpu(cpu),
-            View::Cpu(x),
-            View::Cpu(weight),
-            View::Cpu(dy),
-            ViewMut::Cpu(dx),
-            ViewMut::Cpu(d_weight),
-            ViewMut::Cpu(d_bias),
-        ) => cpu.linear_backward(shape, x, weight, dy, dx, d_weight, d_bias),
+    match device {
+        Device::Cpu(cpu) => cpu.linear_backward(
+            shape,
+            x.cpu(),
+            weight.cpu(),
+            dy.cpu(),
+            dx.cpu(),
+            d_weight.cpu(),
+            d_bias.cpu(),
+        ),
+        Device::Cuda(cuda) => cuda.linear_backward(
+            shape,
+            x.cuda(),
+            weight.cuda(),
+            dy.cuda(),
+            dx.cuda(),
+            d_weight.cuda(),
+            d_bias.cuda(),
+        ),
     }
 }
 
-/// The classes of a batch's samples.
+/// The classes of the samples of all slices that are computed at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Labels<'a> {
     /// One class a sample, or [`IGNORED_LABEL`].
     pub own: &'a [u32],
     /// The class of the sample that this one was mixed with; its own where it was not mixed.
     pub other: &'a [u32],
-    /// Weight of the own class, 0 to 1; the other's is what is left.
-    pub lambda: f32,
+    /// Weight of the own class, 0 to 1, in each slice; the other's is what is left.
+    pub lambda: &'a [f32],
 }
 
 impl Labels<'_> {
-    /// Of samples that were not mixed.
+    /// Of one slice's samples that were not mixed.
     pub fn of(labels: &[u32]) -> Labels<'_> {
-        Labels { own: labels, other: labels, lambda: 1.0 }
+        Labels { own: labels, other: labels, lambda: &[1.0] }
     }
 }
 
@@ -441,6 +466,7 @@ pub fn softmax_cross_entropy(
 ) {
     assert_len("logits", logits.len(), labels.own.len() * classes);
     assert_len("other", labels.other.len(), labels.own.len());
+    assert_slices(device, labels.lambda.len(), labels.own.len());
     assert_len("d_logits", d_logits.len(), logits.len());
     assert_len("sums", sums.len(), 2);
     for (&own, &other) in labels.own.iter().zip(labels.other) {
@@ -448,10 +474,13 @@ pub fn softmax_cross_entropy(
         assert!(known, "labels {own} and {other} of {classes} classes");
     }
     let _timer = device.timer("softmax_cross_entropy", Work::elements(2 * logits.len()));
-    match (device, logits, d_logits, sums) {
-        (Device::Cpu(cpu), View::Cpu(logits), ViewMut::Cpu(d_logits), ViewMut::Cpu(sums)) => {
-            let rule = LossRule { classes, label_smoothing, grad_scale };
-            cpu.softmax_cross_entropy(&rule, logits, labels, d_logits, sums);
+    let rule = LossRule { classes, label_smoothing, grad_scale };
+    match device {
+        Device::Cpu(cpu) => {
+            cpu.softmax_cross_entropy(&rule, logits.cpu(), labels, d_logits.cpu(), sums.cpu())
+        }
+        Device::Cuda(cuda) => {
+            cuda.softmax_cross_entropy(&rule, logits.cuda(), labels, d_logits.cuda(), sums.cuda())
         }
     }
 }
@@ -470,10 +499,14 @@ pub(crate) struct LossRule {
 // --- sums over slices ----------------------------------------------------------------------------
 
 /// Index of the first element that is NaN or infinite.
-pub fn first_non_finite(device: &Device, values: View<'_>) -> Option<usize> {
+///
+/// # Errors
+/// As those of `Buffer::read`.
+pub fn first_non_finite(device: &Device, values: View<'_>) -> Result<Option<usize>, DeviceError> {
     let _timer = device.timer("first_non_finite", Work::elements(values.len()));
-    match (device, values) {
-        (Device::Cpu(cpu), View::Cpu(values)) => cpu.first_non_finite(values),
+    match device {
+        Device::Cpu(cpu) => Ok(cpu.first_non_finite(values.cpu())),
+        Device::Cuda(cuda) => Ok(cuda.first_non_finite(values.cuda())?),
     }
 }
 
@@ -481,17 +514,49 @@ pub fn first_non_finite(device: &Device, values: View<'_>) -> Option<usize> {
 pub fn add(device: &Device, into: ViewMut<'_>, from: View<'_>) {
     assert_len("from", from.len(), into.len());
     let _timer = device.timer("add", Work::elements(3 * into.len()));
-    match (device, into, from) {
-        (Device::Cpu(cpu), ViewMut::Cpu(into), View::Cpu(from)) => cpu.add(into, from),
+    match device {
+        Device::Cpu(cpu) => cpu.add(into.cpu(), from.cpu()),
+        Device::Cuda(cuda) => cuda.add(into.cuda(), from.cuda()),
+    }
+}
+
+/// `into` becomes the sum of the slices of `from`, `[slices, into.len()]`, added over the binary tree of slices: 0 to 1, 2 to 3,
+/// then these two sums, and so on.
+pub fn sum_slices(device: &Device, from: View<'_>, into: ViewMut<'_>) {
+    assert!(from.len().is_multiple_of(into.len().max(1)), "`from` is [slices, {}]", into.len());
+    if into.is_empty() {
+        return;
+    }
+    let slices = from.len() / into.len();
+    assert_slices(device, slices, 0);
+    let _timer = device.timer("sum_slices", Work::elements(from.len() + into.len()));
+    match device {
+        Device::Cpu(_) => into.cpu().copy_from_slice(from.cpu()),
+        Device::Cuda(cuda) => cuda.sum_slices(slices, from.cuda(), into.cuda()),
     }
 }
 
 /// Every element becomes `value`.
 pub fn fill(device: &Device, into: ViewMut<'_>, value: f32) {
-    match (device, into) {
-        (Device::Cpu(cpu), ViewMut::Cpu(into)) => cpu.fill(into, value),
+    match device {
+        Device::Cpu(cpu) => cpu.fill(into.cpu(), value),
+        Device::Cuda(cuda) => cuda.fill(into.cuda(), value),
     }
 }
+
+/// Slices that no device computes at once, or that are of different sizes: a bug of the caller's plan.
+#[track_caller]
+fn assert_slices(device: &Device, slices: usize, rows: usize) {
+    let fits = match device {
+        Device::Cpu(_) => slices == 1,
+        Device::Cuda(_) => slices.is_power_of_two() && slices <= SLICES_MAX,
+    };
+    assert!(fits, "{slices} slices at once on {}", device.kind());
+    assert!(rows.is_multiple_of(slices), "{rows} rows are cut into {slices} equal slices");
+}
+
+/// The most slices that an op computes at once.
+pub const SLICES_MAX: usize = 32;
 
 /// A wrong length is a bug of the caller's plan: it is named at its first use.
 #[track_caller]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::device::Family;
 use crate::shape::ConvShape;
 
 /// What one op did in all its calls on one shape.
@@ -44,8 +45,8 @@ impl Work {
     }
 
     /// Not the arithmetic but the packing of a convolution's weights.
-    pub(crate) fn packing(shape: &ConvShape) -> Work {
-        let packed = shape.packed_len();
+    pub(crate) fn packing(shape: &ConvShape, family: Family) -> Work {
+        let packed = shape.packed_len(family);
         let elements = shape.weight_len() + packed.forward + packed.input_grad;
         Work { conv: Some(*shape), flops: 0, elements }
     }
@@ -127,7 +128,17 @@ pub fn processor_time() -> Duration {
 }
 
 fn dimensions(shape: ConvShape) -> [usize; 8] {
-    let ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, pad } = shape;
+    let ConvShape {
+        slices: _,
+        batch,
+        height,
+        width,
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        pad,
+    } = shape;
     // Large images first: the order of a network's layers.
     let order = usize::MAX - height * width;
     [order, in_channels, out_channels, kernel, stride, pad, height, batch]

@@ -1,10 +1,16 @@
-//! Shapes of the ops. Every length that a caller must provide is computed here and asserted by the
+//! Shapes of the ops. Several slices can be computed at once: they lie one after another, each has statistics of its own, and
+//! sums over samples are made for each slice and then added over the binary tree of slices, so that the bits are those
+//! of one slice at a time. The CPU takes one at a time. Every length that a caller must provide is computed here and asserted by the
 //! op. Nothing here knows a device, except that packed weights are padded to whole panels.
+
+use crate::device::Family;
 
 /// A square-kernel 2-D convolution over a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvShape {
-    /// Samples, `N`.
+    /// Slices that are computed at once.
+    pub slices: usize,
+    /// Samples of all slices, `N`.
     pub batch: usize,
     /// Input rows, `H`.
     pub height: usize,
@@ -31,10 +37,12 @@ pub struct PackedLen {
     pub input_grad: usize,
 }
 
-/// BatchNorm over `rows = N * H * W` rows of `channels`.
+/// BatchNorm over `rows = N * H * W` rows of `channels`, each slice by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormShape {
-    /// `N * H * W`.
+    /// Slices that are computed at once.
+    pub slices: usize,
+    /// `N * H * W` of all slices.
     pub rows: usize,
     /// `C`.
     pub channels: usize,
@@ -73,7 +81,9 @@ pub struct PoolShape {
 /// `[N, inputs] x [inputs, outputs] + [outputs]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinearShape {
-    /// Samples, `N`.
+    /// Slices that are computed at once.
+    pub slices: usize,
+    /// Samples of all slices, `N`.
     pub batch: usize,
     /// Input features.
     pub inputs: usize,
@@ -147,9 +157,17 @@ impl ConvShape {
         2 * self.out_pixels() * self.kernel * self.kernel * self.in_channels * self.out_channels
     }
 
-    /// Elements of the packed weights: channels rounded up to whole panels; for some shapes, which the
-    /// image's size decides too, weights as they are multiplied in Winograd's algorithm.
-    pub fn packed_len(&self) -> PackedLen {
+    /// Elements of the packed weights. On the CPU, channels rounded up to whole panels; for some shapes, which the image's
+    /// size decides too, weights as they are multiplied in Winograd's algorithm. On GPUs, `[C_out, kh, kw, C_in]` and
+    /// `[C_in, kh, kw, C_out]` with the last axis rounded up to whole vectors of 8.
+    pub fn packed_len(&self, family: Family) -> PackedLen {
+        let taps = self.kernel * self.kernel;
+        if family == Family::Cuda {
+            return PackedLen {
+                forward: self.out_channels * taps * self.in_channels.next_multiple_of(VECTOR),
+                input_grad: self.in_channels * taps * self.out_channels.next_multiple_of(VECTOR),
+            };
+        }
         if self.is_winograd() {
             let (inputs, outputs) = (
                 self.in_channels.next_multiple_of(PANEL),
@@ -160,7 +178,6 @@ impl ConvShape {
                 input_grad: inputs * WINOGRAD_POINTS * (outputs + 1),
             };
         }
-        let taps = self.kernel * self.kernel;
         PackedLen {
             forward: self.out_channels.next_multiple_of(PANEL) * taps * self.in_channels,
             input_grad: self.in_channels.next_multiple_of(PANEL) * taps * self.out_channels,
@@ -188,6 +205,12 @@ impl NormShape {
     /// Elements of the activation `[rows, C]`.
     pub fn len(&self) -> usize {
         self.rows * self.channels
+    }
+
+    /// Elements of a pair of numbers for each channel of each slice, `[slices, 2, C]`: statistics, scale and shift, sums of
+    /// backward.
+    pub fn pairs_len(&self) -> usize {
+        self.slices * 2 * self.channels
     }
 
     /// Whether there is no element at all.
@@ -286,6 +309,9 @@ fn windows(size: usize, kernel: usize, stride: usize, pad: usize) -> usize {
     );
     (size + 2 * pad - kernel) / stride + 1
 }
+
+/// Channels that a GPU's thread loads at once: 16 bytes of bf16.
+const VECTOR: usize = 8;
 
 /// Result channels of one panel of packed weights: one cache line, one AVX-512 register.
 pub(crate) const PANEL: usize = 16;

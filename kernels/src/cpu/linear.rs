@@ -3,6 +3,7 @@
 
 use super::CpuDevice;
 use super::scratch::Grown;
+use crate::device::Family;
 use crate::ops::Accumulate;
 use crate::shape::{ConvShape, LinearShape};
 
@@ -57,7 +58,7 @@ impl CpuDevice {
         weight: &[f32],
         [forward, input_grad]: &'a mut [Grown; 2],
     ) -> [&'a [f32]; 2] {
-        let len = conv.packed_len();
+        let len = conv.packed_len(Family::Cpu);
         let (forward, input_grad) = (forward.take(len.forward), input_grad.take(len.input_grad));
         self.conv_pack(conv, weight, forward, input_grad);
         [forward, input_grad]
@@ -66,6 +67,7 @@ impl CpuDevice {
 
 fn as_conv(shape: &LinearShape) -> ConvShape {
     ConvShape {
+        slices: shape.slices,
         batch: shape.batch,
         height: 1,
         width: 1,

@@ -17,7 +17,7 @@ impl CpuDevice {
         let mut loss = 0.0;
         let mut correct = 0u32;
         let rows = logits.chunks_exact(rule.classes).zip(d_logits.chunks_exact_mut(rule.classes));
-        let lambda = f64::from(labels.lambda);
+        let lambda = f64::from(labels.lambda[0]);
         let classes = labels.own.iter().zip(labels.other);
         for ((&own, &other), (logits, d_logits)) in classes.zip(rows) {
             if own == IGNORED_LABEL {

@@ -5,7 +5,7 @@
 use super::CpuDevice;
 use super::simd::{Kernel, LANES, Simd, lanes, store_lanes};
 use super::tasks::Cost;
-use crate::device::View;
+
 use crate::ops::{Activation, Residual};
 use crate::shape::NormShape;
 
@@ -47,9 +47,9 @@ impl CpuDevice {
             let z = &z[part.clone()];
             let added = match residual {
                 Residual::None => Added::Nothing,
-                Residual::Plain(View::Cpu(other)) => Added::Plain(&other[part]),
-                Residual::Normalised { z: View::Cpu(other), affine: View::Cpu(affine) } => {
-                    Added::Normalised(&other[part], affine)
+                Residual::Plain(other) => Added::Plain(&other.cpu()[part]),
+                Residual::Normalised { z: other, affine } => {
+                    Added::Normalised(&other.cpu()[part], affine.cpu())
                 }
             };
             vectors.run(Apply { z, affine, added, relu, y });

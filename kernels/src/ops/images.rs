@@ -1,7 +1,7 @@
 //! The menu of what happens to images before the first layer: cropped, normalised, erased, mixed. No
 //! random number is drawn here.
 
-use super::assert_len;
+use super::{assert_len, assert_slices};
 use crate::device::{Device, ViewMut};
 use crate::profile::Work;
 use crate::shape::{AugmentShape, ImagesShape};
@@ -35,10 +35,9 @@ pub fn augment(
     assert_len("std", std.len(), shape.channels);
     assert_len("out", out.len(), shape.output_len());
     let _timer = device.timer("augment", Work::elements(out.len()));
-    match (device, out) {
-        (Device::Cpu(cpu), ViewMut::Cpu(out)) => {
-            cpu.augment(shape, pixels, crops, mean, std, out);
-        }
+    match device {
+        Device::Cpu(cpu) => cpu.augment(shape, pixels, crops, mean, std, out.cpu()),
+        Device::Cuda(cuda) => cuda.augment(shape, pixels, crops, mean, std, out.cuda()),
     }
 }
 
@@ -62,8 +61,9 @@ pub fn erase(device: &Device, shape: &ImagesShape, windows: &[Window], x: ViewMu
     assert_len("x", x.len(), shape.len());
     windows.iter().for_each(|window| window.assert_inside(shape));
     let _timer = device.timer("erase", Work::elements(x.len()));
-    match (device, x) {
-        (Device::Cpu(cpu), ViewMut::Cpu(x)) => cpu.erase(shape, windows, x),
+    match device {
+        Device::Cpu(cpu) => cpu.erase(shape, windows, x.cpu()),
+        Device::Cuda(cuda) => cuda.erase(shape, windows, x.cuda()),
     }
 }
 
@@ -84,16 +84,20 @@ pub enum Mix {
     },
 }
 
-/// Each sample mixes with the one before it, the first with the last, all as they were before the
-/// call.
-pub fn mix(device: &Device, shape: &ImagesShape, mix: Mix, x: ViewMut<'_>) {
+/// Each sample of a slice mixes with the one before it, the first with the slice's last, all as they were before the
+/// call. `how`: one for each slice.
+pub fn mix(device: &Device, shape: &ImagesShape, how: &[Mix], x: ViewMut<'_>) {
     assert_len("x", x.len(), shape.len());
-    if let Mix::Paste { window } = mix {
-        window.assert_inside(shape);
+    assert_slices(device, how.len(), shape.batch);
+    for mix in how {
+        if let Mix::Paste { window } = mix {
+            window.assert_inside(shape);
+        }
     }
     let _timer = device.timer("mix", Work::elements(3 * x.len()));
-    match (device, x) {
-        (Device::Cpu(cpu), ViewMut::Cpu(x)) => cpu.mix(shape, mix, x),
+    match device {
+        Device::Cpu(cpu) => cpu.mix(shape, how[0], x.cpu()),
+        Device::Cuda(cuda) => cuda.mix(shape, how, x.cuda()),
     }
 }
 

@@ -2,7 +2,7 @@
 //! and the average that may follow. Which rule it is, is the caller's.
 
 use super::assert_len;
-use crate::device::{Device, Span, View, ViewMut};
+use crate::device::{Device, DeviceError, Span, View, ViewMut};
 use crate::profile::Work;
 
 /// One parameter tensor inside the flat parameter buffer, and what the step makes of its gradient.
@@ -44,9 +44,10 @@ pub fn sgd(
         assert!(segment.span.end() <= params.len(), "{segment:?} of {} elements", params.len());
     }
     let _timer = device.timer("sgd", Work::elements(5 * params.len()));
-    match (device, params, grads, velocity) {
-        (Device::Cpu(cpu), ViewMut::Cpu(params), View::Cpu(grads), ViewMut::Cpu(velocity)) => {
-            cpu.sgd(rule, segments, params, grads, velocity)
+    match device {
+        Device::Cpu(cpu) => cpu.sgd(rule, segments, params.cpu(), grads.cpu(), velocity.cpu()),
+        Device::Cuda(cuda) => {
+            cuda.sgd(rule, segments, params.cuda(), grads.cuda(), velocity.cuda())
         }
     }
 }
@@ -54,16 +55,26 @@ pub fn sgd(
 /// The sum of the squares of each span's elements: what L2 norms are the roots of. In fp64, where
 /// the square of an fp32 number is exact and neither vanishes nor overflows; the order of the sum
 /// depends on the span's length alone.
-pub fn sums_of_squares(device: &Device, values: View<'_>, spans: &[Span], sums: &mut [f64]) {
+///
+/// # Errors
+/// As those of `Buffer::read`.
+pub fn sums_of_squares(
+    device: &Device,
+    values: View<'_>,
+    spans: &[Span],
+    sums: &mut [f64],
+) -> Result<(), DeviceError> {
     assert_eq!(spans.len(), sums.len(), "a sum for each span");
     for span in spans {
         assert!(span.end() <= values.len(), "{span:?} of {} elements", values.len());
     }
     let elements = spans.iter().map(|span| span.len).sum();
     let _timer = device.timer("sums_of_squares", Work::elements(elements));
-    match (device, values) {
-        (Device::Cpu(cpu), View::Cpu(values)) => cpu.sums_of_squares(values, spans, sums),
+    match device {
+        Device::Cpu(cpu) => cpu.sums_of_squares(values.cpu(), spans, sums),
+        Device::Cuda(cuda) => cuda.sums_of_squares(values.cuda(), spans, sums)?,
     }
+    Ok(())
 }
 
 /// `into += weight * (toward - into)`, element by element: `torch.lerp` with a weight of 0 to 1/2.
@@ -71,7 +82,8 @@ pub fn sums_of_squares(device: &Device, values: View<'_>, spans: &[Span], sums: 
 pub fn lerp(device: &Device, into: ViewMut<'_>, toward: View<'_>, weight: f32) {
     assert_len("toward", toward.len(), into.len());
     let _timer = device.timer("lerp", Work::elements(3 * into.len()));
-    match (device, into, toward) {
-        (Device::Cpu(cpu), ViewMut::Cpu(into), View::Cpu(toward)) => cpu.lerp(into, toward, weight),
+    match device {
+        Device::Cpu(cpu) => cpu.lerp(into.cpu(), toward.cpu(), weight),
+        Device::Cuda(cuda) => cuda.lerp(into.cuda(), toward.cuda(), weight),
     }
 }

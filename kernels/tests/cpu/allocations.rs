@@ -31,7 +31,7 @@ fn convolutions_allocate_nothing_once_they_have_run() {
 fn linear_layers_and_augmentation_allocate_nothing_once_they_have_run() {
     let device = device(1);
     let mut numbers = Numbers::new(1);
-    let shape = LinearShape { batch: 5, inputs: 40, outputs: 10 };
+    let shape = LinearShape { slices: 1, batch: 5, inputs: 40, outputs: 10 };
     let [x, weight, bias, dy] = [200, 400, 10, 50].map(|len| numbers.vec(len));
     let [mut y, mut dx, mut dw, mut db] = [50, 200, 400, 10].map(|len| vec![0.0; len]);
     let augment =

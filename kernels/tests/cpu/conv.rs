@@ -1,7 +1,7 @@
 //! Convolution: three passes and the statistics.
 
 use kernels::ops::{Accumulate, conv_forward, conv_input_grad, conv_pack, conv_weight_grad};
-use kernels::{ConvShape, Device, View, ViewMut};
+use kernels::{ConvShape, Device, Family, View, ViewMut};
 
 use crate::support::{
     Numbers, assert_close, assert_is_gradient, assert_same_bits_everywhere, device, dot, to_f64,
@@ -171,7 +171,7 @@ pub(crate) fn conv(
     stride: usize,
     pad: usize,
 ) -> ConvShape {
-    ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, pad }
+    ConvShape { slices: 1, batch, height, width, in_channels, out_channels, kernel, stride, pad }
 }
 
 pub(crate) struct Data {
@@ -199,7 +199,7 @@ impl Data {
     /// Results start as NaN, so that an element nobody writes is found.
     pub(crate) fn memory(&self, shape: &ConvShape) -> Memory {
         let nan = |len| vec![f32::NAN; len];
-        let packed_len = shape.packed_len();
+        let packed_len = shape.packed_len(Family::Cpu);
         let results = Results {
             y: nan(shape.output_len()),
             stats: nan(2 * shape.out_channels),

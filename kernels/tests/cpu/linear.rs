@@ -48,7 +48,7 @@ fn a_sample_does_not_depend_on_its_batch() {
 
 #[test]
 fn reference_gradients_agree_with_finite_differences() {
-    let shape = LinearShape { batch: 3, inputs: 4, outputs: 5 };
+    let shape = LinearShape { slices: 1, batch: 3, inputs: 4, outputs: 5 };
     let [x, w, b, dy] = Data::new(&shape).to_f64();
     let [dx, dw, db] = backward(&shape, &x, &w, &dy);
     assert_is_gradient("dx", &x, &dx, |x| dot(&forward(&shape, x, &w, &b), &dy));
@@ -57,10 +57,10 @@ fn reference_gradients_agree_with_finite_differences() {
 }
 
 const SHAPES: [LinearShape; 4] = [
-    LinearShape { batch: 1, inputs: 1, outputs: 1 },
-    LinearShape { batch: 8, inputs: 64, outputs: 10 },
-    LinearShape { batch: 5, inputs: 33, outputs: 17 },
-    LinearShape { batch: 31, inputs: 257, outputs: 1000 },
+    LinearShape { slices: 1, batch: 1, inputs: 1, outputs: 1 },
+    LinearShape { slices: 1, batch: 8, inputs: 64, outputs: 10 },
+    LinearShape { slices: 1, batch: 5, inputs: 33, outputs: 17 },
+    LinearShape { slices: 1, batch: 31, inputs: 257, outputs: 1000 },
 ];
 
 #[derive(Clone)]

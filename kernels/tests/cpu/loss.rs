@@ -86,7 +86,7 @@ fn two_classes_give_the_weighted_mean_of_the_losses_and_gradients_of_each() {
             // Every third sample was not mixed.
             let next = |(i, &label): (usize, &u32)| (label + u32::from(i % 3 > 0)) % classes as u32;
             let other: Vec<u32> = own.iter().enumerate().map(next).collect();
-            let labels = Labels { own: &own, other: &other, lambda };
+            let labels = Labels { own: &own, other: &other, lambda: &[lambda] };
             let wide = to_f64(&logits);
             let mean = |a: f64, b: f64| f64::from(lambda) * a + (1.0 - f64::from(lambda)) * b;
             let of = |labels| {
@@ -119,7 +119,7 @@ fn two_classes_give_the_weighted_mean_of_the_losses_and_gradients_of_each() {
 
 #[test]
 fn an_ignored_sample_may_have_any_other_class() {
-    let labels = Labels { own: &[IGNORED_LABEL], other: &[IGNORED_LABEL], lambda: 0.5 };
+    let labels = Labels { own: &[IGNORED_LABEL], other: &[IGNORED_LABEL], lambda: &[0.5] };
     let (d_logits, sums) = run_mixed(&device(1), &[3.0, 1.0], labels, 2, 0.1);
     assert_eq!((d_logits, sums), (vec![0.0; 2], vec![0.0; 2]));
 }

@@ -68,7 +68,7 @@ fn images() -> Vec<f32> {
 
 fn run(device: &Device, how: Mix) -> Vec<f32> {
     let mut x = images();
-    mix(device, &SHAPE, how, ViewMut::Cpu(&mut x));
+    mix(device, &SHAPE, &[how], ViewMut::Cpu(&mut x));
     x
 }
 

@@ -73,7 +73,7 @@ fn bits_do_not_depend_on_threads_or_instruction_set() {
 
 #[test]
 fn nan_passes_the_relu() {
-    let shape = NormShape { rows: 1, channels: 2 };
+    let shape = NormShape { slices: 1, rows: 1, channels: 2 };
     let mut y = [0.0; 2];
     let z = View::Cpu(&[f32::NAN, -1.0]);
     let affine = View::Cpu(&[1.0, 1.0, 0.0, 0.0]);
@@ -95,7 +95,7 @@ fn running_statistics_follow_the_mean_over_slices() {
 
 #[test]
 fn reference_gradients_agree_with_finite_differences() {
-    let shape = NormShape { rows: 5, channels: 3 };
+    let shape = NormShape { slices: 1, rows: 5, channels: 3 };
     let data = Data::new(&shape);
     let (z, gamma, beta) = (to_f64(&data.z), to_f64(&data.gamma), to_f64(&data.beta));
     let dy = to_f64(&data.dy);
@@ -115,11 +115,11 @@ const EPSILON: f32 = 1e-5;
 
 /// The last two make several tasks.
 const SHAPES: [NormShape; 5] = [
-    NormShape { rows: 3, channels: 1 },
-    NormShape { rows: 37, channels: 16 },
-    NormShape { rows: 65, channels: 19 },
-    NormShape { rows: 2111, channels: 64 },
-    NormShape { rows: 9001, channels: 17 },
+    NormShape { slices: 1, rows: 3, channels: 1 },
+    NormShape { slices: 1, rows: 37, channels: 16 },
+    NormShape { slices: 1, rows: 65, channels: 19 },
+    NormShape { slices: 1, rows: 2111, channels: 64 },
+    NormShape { slices: 1, rows: 9001, channels: 17 },
 ];
 
 struct Data {
@@ -173,16 +173,15 @@ fn run(device: &Device, shape: &NormShape, data: &Data) -> Results {
     });
 
     let mut dy = data.dy.clone();
-    let mut d_gamma = vec![f32::NAN; shape.channels];
-    let mut d_beta = vec![f32::NAN; shape.channels];
+    let mut sums = vec![f32::NAN; shape.pairs_len()];
     let mut dz = vec![f32::NAN; shape.len()];
     let y = Some(View::Cpu(&applied[0][1]));
-    let (into_gamma, into_beta) = (ViewMut::Cpu(&mut d_gamma), ViewMut::Cpu(&mut d_beta));
-    let into_dy = ViewMut::Cpu(&mut dy);
-    norm_backward_reduce(device, shape, into_dy, y, z, stats, EPSILON, into_gamma, into_beta);
-    let (sum_gamma, sum_beta) = (View::Cpu(&d_gamma), View::Cpu(&d_beta));
+    let (into_dy, into_sums) = (ViewMut::Cpu(&mut dy), ViewMut::Cpu(&mut sums));
+    norm_backward_reduce(device, shape, into_dy, y, z, stats, EPSILON, into_sums);
     let (masked, into) = (View::Cpu(&dy), ViewMut::Cpu(&mut dz));
-    norm_backward_apply(device, shape, masked, z, stats, gamma, sum_gamma, sum_beta, EPSILON, into);
+    norm_backward_apply(device, shape, masked, z, stats, gamma, View::Cpu(&sums), EPSILON, into);
+    let d_beta = sums.split_off(shape.channels);
+    let d_gamma = sums;
     Results { affine, applied, dy, d_gamma, d_beta, dz }
 }
 
