@@ -94,7 +94,7 @@ pub fn description(args: &Describe) -> Result<Description, DescribeError> {
     };
     let Input([channels, height, width]) = size;
     let classes = classes.unwrap_or(IMAGENET_CLASSES);
-    let geometry = Geometry { batch: 1, height, width, channels, classes };
+    let geometry = Geometry { slices: 1, batch: 1, height, width, channels, classes };
     Ok(Description::new(args.model.clone(), &model, geometry))
 }
 

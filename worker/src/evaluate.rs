@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use dataset::IGNORED;
+use kernels::DeviceError;
 
 use crate::collective::Abort;
 use crate::data::{Batch, Quarantined, Source};
@@ -31,6 +32,8 @@ pub fn share(len: usize, rank: usize, world: usize) -> Range<usize> {
 pub enum EvaluationError {
     #[error("evaluate: the generation was abandoned")]
     Abandoned,
+    #[error("evaluate: {0}")]
+    Device(#[from] DeviceError),
     #[error("evaluate: {}, which the dataset lists, {cause}", .path.display())]
     Unreadable { path: PathBuf, cause: String },
 }
@@ -59,21 +62,24 @@ pub fn visit(
     each: &mut dyn FnMut(&[f32], u32),
 ) -> Result<Vec<Quarantined>, EvaluationError> {
     let shape = source.dataset().shape;
-    model.resize(shape.height, shape.width);
+    model.resize(model.geometry().slices, shape.height, shape.width);
     let geometry = model.geometry();
     let mut quarantined = Vec::new();
     let mut images = source.test_lanes(samples).expect("the system grants a few more threads");
     let mut batch = Batch::default();
-    while images.next_batch(geometry.batch, &mut batch) {
+    while images.next_batch(geometry.samples(), &mut batch) {
         if abort.is_aborted() {
             return Err(EvaluationError::Abandoned);
         }
         if let Some(Quarantined { path, cause, .. }) = batch.unreadable.take() {
             return Err(EvaluationError::Unreadable { path, cause });
         }
-        batch.fill_up(geometry.batch, shape.len());
-        model.load(&batch.pixels, &batch.crops, source.mean(), source.std());
-        let logits = model.predict();
+        batch.fill_up(geometry.samples(), shape.len());
+        let pixels = batch.pixels.chunks_exact(geometry.batch * shape.len());
+        for (slice, (pixels, crops)) in pixels.zip(batch.crops.chunks(geometry.batch)).enumerate() {
+            model.load(slice, pixels, crops, source.mean(), source.std());
+        }
+        let logits = model.predict()?;
         for (logits, &label) in logits.chunks_exact(geometry.classes).zip(&batch.labels) {
             if label != IGNORED {
                 each(logits, label);

@@ -2,7 +2,7 @@
 //! finite. Both are read off the reduced gradient vector, which is the same on every member: so all decide alike, without a
 //! word between them.
 
-use kernels::{Buffer, Device, Span, ops};
+use kernels::{Buffer, Device, DeviceError, Span, ops};
 
 use crate::layout::{Layout, STATE_WORDS, Total};
 
@@ -36,10 +36,11 @@ pub fn first_non_finite(
     layout: &Layout,
     sum: &Buffer,
     norm: f64,
-) -> Option<usize> {
+) -> Result<Option<usize>, DeviceError> {
     let start = if norm.is_finite() { layout.parameters_len() } else { 0 };
     let rest = Span::new(start, sum.len() - start);
-    ops::first_non_finite(device, sum.view(rest)).map(|index| start + index)
+    let found = ops::first_non_finite(device, sum.view(rest))?;
+    Ok(found.map(|index| start + index))
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub(crate) struct Held {
     job_id: JobId,
     job_toml: String,
     pub(crate) model: ResNet,
+    /// The most slices that it has room to compute at once.
+    pub(crate) at_once: usize,
     pub(crate) optimizer: Sgd,
     /// Of a job that averages.
     pub(crate) ema: Option<Ema>,
@@ -35,7 +37,8 @@ impl Held {
         let optimizer = Sgd::new(device, model.layout(), &job.optimizer);
         let ema = job.ema.map(|rule| Ema::new(device, model.layout(), rule));
         let (job_id, job_toml) = (job_id.clone(), job_toml.to_owned());
-        Held { job_id, job_toml, model, optimizer, ema, mark: None }
+        let at_once = geometry.slices;
+        Held { job_id, job_toml, model, at_once, optimizer, ema, mark: None }
     }
 
     pub(crate) fn is_of(&self, job_id: &JobId, job_toml: &str) -> bool {

@@ -4,6 +4,8 @@ mod room;
 
 use std::ops::Range;
 
+use kernels::ops::SLICES_MAX;
+use kernels::{Device, Family};
 use proto::job::{Job, Model};
 
 use crate::collective::SlicePlan;
@@ -66,7 +68,7 @@ pub(crate) fn require_for_training(setting: &Setting<'_>) -> Result<u64, MemoryE
 
 /// An error when the buffers of a model for inference are not free.
 pub(crate) fn require_for_inference(model: &Model, geometry: Geometry) -> Result<(), MemoryError> {
-    let need = 4 * ResNet::inference_elements(model, geometry).total as u64;
+    let need = 4 * ResNet::inference_elements(Family::Cpu, model, geometry).total as u64;
     match room::available() {
         Some(available) if available < need => Err(MemoryError {
             what: "model",
@@ -78,6 +80,14 @@ pub(crate) fn require_for_inference(model: &Model, geometry: Geometry) -> Result
     }
 }
 
+/// How many slices of a run a device computes at once. The CPU has enough to do with one.
+pub(crate) fn slices_at_once(device: &Device, run: &Range<u32>) -> usize {
+    match device.family() {
+        Family::Cpu => 1,
+        Family::Cuda => 1 << run.len().min(SLICES_MAX).max(1).ilog2(),
+    }
+}
+
 /// Sizes of training images besides the dataset's, `[height, width]`.
 pub(crate) fn train_sizes(job: &Job) -> Vec<[usize; 2]> {
     job.data.sizes.iter().map(|from| [from.size; 2]).collect()
@@ -86,7 +96,7 @@ pub(crate) fn train_sizes(job: &Job) -> Vec<[usize; 2]> {
 fn need(setting: &Setting<'_>) -> u64 {
     let Setting { job, geometry, slices, workers, decode_threads, dataset_bytes } = setting;
     let sizes = train_sizes(job);
-    let model = ResNet::elements(&job.model, *geometry, &sizes);
+    let model = ResNet::elements(Family::Cpu, &job.model, *geometry, &sizes);
     let plan = SlicePlan::new(slices.clone());
     // And their sum.
     let gradients = (plan.slots() + 1) * model.gradient;
@@ -126,7 +136,7 @@ mod tests {
                        [model]\narch='resnet18'\n[train]\nepochs=1\nbatch=8\n\
                        [optimizer]\nlearning_rate=1.0\n";
     const GEOMETRY: Geometry =
-        Geometry { batch: 1, height: 64, width: 64, channels: 3, classes: 10 };
+        Geometry { slices: 1, batch: 1, height: 64, width: 64, channels: 3, classes: 10 };
 
     fn setting(job: &Job) -> Setting<'_> {
         let (slices, workers, decode_threads) = (0..8, 1, 2);
@@ -137,7 +147,7 @@ mod tests {
     fn an_average_is_planned_for() {
         let plain = Job::parse(JOB).unwrap();
         let averaging = Job::parse(&format!("{JOB}[ema]\n")).unwrap();
-        let model = ResNet::elements(&plain.model, GEOMETRY, &train_sizes(&plain));
+        let model = ResNet::elements(Family::Cpu, &plain.model, GEOMETRY, &train_sizes(&plain));
         let more = need(&setting(&averaging)) - need(&setting(&plain));
         assert_eq!(more, 3 * 4 * model.gradient as u64);
     }
@@ -154,7 +164,7 @@ mod tests {
         let smaller = Job::parse(JOB).unwrap();
         let larger = Job::parse(&JOB.replace("32", "96")).unwrap();
         let elements = |job: &Job| {
-            let model = ResNet::elements(&job.model, GEOMETRY, &train_sizes(job));
+            let model = ResNet::elements(Family::Cpu, &job.model, GEOMETRY, &train_sizes(job));
             4 * (model.total + model.working) as u64
         };
         let samples = |job| need(&setting(job)) - elements(job);

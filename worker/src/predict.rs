@@ -117,8 +117,8 @@ pub fn predictions(args: &Predict) -> Result<Predictions, PredictError> {
         }
         // The batch is filled up with black images, whose answers nobody reads.
         pixels.resize(batch * reader.image_len(), 0);
-        model.load(&pixels, &crops, &input.mean, &input.std);
-        let logits = model.predict();
+        model.load(0, &pixels, &crops, &input.mean, &input.std);
+        let logits = model.predict()?;
         for (path, logits) in
             read.into_iter().zip(logits.chunks_exact(trained.manifest.classes.len()))
         {

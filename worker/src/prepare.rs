@@ -21,6 +21,7 @@ use crate::collective::{
 use crate::conduct::{NotHeld, Origin};
 use crate::data::{Loader, Quarantine, Share, Source, format};
 use crate::held::Held;
+use crate::join::all_cores;
 use crate::layout::Layout;
 use crate::memory::{self, MemoryError, Setting};
 use crate::model::Geometry;
@@ -207,8 +208,9 @@ pub(crate) fn prepare(
         }
     };
     let layout = Arc::new(held.model.layout().clone());
+    let exchange = collective.as_mut();
     let run = Run {
-        gradients: Gradients::new(collective.as_mut(), slices, buckets),
+        gradients: Gradients::new(&machine.device, exchange, slices, held.at_once, buckets),
         device: machine.device.clone(),
         held,
         source,
@@ -273,6 +275,7 @@ fn setting<'a>(
 ) -> Setting<'a> {
     let shape = dataset.shape;
     let geometry = Geometry {
+        slices: memory::slices_at_once(&machine.device, slices),
         batch: job.train.slice_len(),
         height: shape.height,
         width: shape.width,
@@ -321,8 +324,11 @@ fn check_members(machine: &Machine, form: &Form, job: &Job) -> Result<Range<u32>
 
 /// Decoding takes turns with the kernels on their cores: a core that waits for data could as well have made it.
 fn decode_threads(device: &Device) -> NonZeroUsize {
-    let Device::Cpu(cpu) = device;
-    NonZeroUsize::new(cpu.threads()).unwrap_or(NonZeroUsize::MIN)
+    match device {
+        Device::Cpu(cpu) => NonZeroUsize::new(cpu.threads()).unwrap_or(NonZeroUsize::MIN),
+        // A GPU leaves the cores to decoding.
+        Device::Cuda(_) => all_cores(),
+    }
 }
 
 fn check_channels(job: &Job, channels: usize) -> Result<(), PrepareError> {

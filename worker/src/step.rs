@@ -1,13 +1,17 @@
-//! One optimizer step: the sentence that the rest of the worker spells out.
+//! One optimizer step: the sentence that the rest of the worker spells out. `passage`: how gradients get from the device to the
+//! exchange and back. `classes`: the labels of a pass.
 //!
 //! Slices are computed one after another, each on all compute threads; their gradients are added over the fixed tree as
 //! they appear, and a bucket enters the exchange while backward of the last slice still goes on.
+
+mod classes;
+mod passage;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernels::{Buffer, Device, Span, ops};
+use kernels::{Buffer, Device, DeviceError, Span, ops};
 use proto::Job;
 use proto::wire::v1::Phase;
 
@@ -19,6 +23,8 @@ use crate::layout::{STATE_WORDS, TOTALS, Total};
 use crate::model::{ResNet, Targets};
 use crate::optim::Ema;
 use crate::progress::Progress;
+use crate::step::classes::Classes;
+use crate::step::passage::Passage;
 
 /// Everything that one step reads and changes.
 #[derive(Debug)]
@@ -38,8 +44,10 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Gradients {
     plan: SlicePlan,
-    slots: Vec<Buffer>, // each a gradient vector, see `Layout`; in the memory of the exchange
+    slots: Vec<Buffer>, // each a gradient vector, see `Layout`
     buckets: Vec<Range<usize>>,
+    passage: Passage,
+    classes: Classes,
 }
 
 /// What a step needs to know besides the state.
@@ -91,18 +99,23 @@ pub enum StepError {
     Diverged { step: u64 },
     #[error("train step {step}: the generation was abandoned")]
     Abandoned { step: u64 },
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 impl Gradients {
-    /// `slices`: the contiguous run that this worker computes; `buckets`: parts of the gradient vector.
+    /// `slices`: the contiguous run that this worker computes, `at_once` of them at most in one pass; `buckets`: parts of the
+    /// gradient vector.
     pub fn new(
+        device: &Device,
         collective: &mut dyn Collective,
         slices: Range<u32>,
+        at_once: usize,
         buckets: Vec<Range<usize>>,
     ) -> Gradients {
-        let (plan, slots) = (SlicePlan::new(slices), collective.slots());
-        assert_eq!(slots.len(), plan.slots(), "the exchange knows the slices");
-        Gradients { plan, slots, buckets }
+        let plan = SlicePlan::at_once(slices, at_once as u32);
+        let (slots, passage) = Passage::open(device, &plan, collective);
+        Gradients { plan, slots, buckets, passage, classes: Classes::default() }
     }
 }
 
@@ -111,25 +124,16 @@ impl Gradients {
 pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, StepError> {
     let mut timer = PhaseTimer::start();
     let state = run.held.mark.expect("who trains holds a state").digest;
-    let shape = run.source.train_shape(plan.step);
-    run.held.model.resize(shape.height, shape.width);
     for index in 0..run.gradients.plan.steps().len() {
         if run.abort.is_aborted() {
             return Err(StepError::Abandoned { step: plan.step });
         }
-        let batch = run.loader.next_batch()?;
-        run.quarantine.add(Part::Train, std::mem::take(&mut batch.quarantined));
-        timer.mark(|times| &mut times.data);
+        load(run, plan.step, index, &mut timer)?;
+        run.held.model.forward();
         let slot = run.gradients.plan.steps()[index].slot;
         let slice = &mut run.gradients.slots[slot];
-        run.held.model.load(&batch.pixels, &batch.crops, run.source.mean(), run.source.std());
-        run.held.model.erase(&batch.erased);
-        if let Some(mixed) = &batch.mixed {
-            run.held.model.mix(mixed.how);
-        }
-        run.held.model.forward(slice);
         let targets = Targets {
-            labels: batch.classes(),
+            labels: run.gradients.classes.labels(),
             label_smoothing: job.train.label_smoothing,
             grad_scale: 1.0 / job.train.batch as f32,
         };
@@ -140,18 +144,21 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         timer.mark(|times| &mut times.backward);
     }
     run.progress.enter(Phase::Exchange);
+    let Gradients { slots, buckets, passage, .. } = &mut run.gradients;
+    passage.leave(plan.step, slots, buckets, &mut *run.collective)?;
     for bucket in 0..run.gradients.buckets.len() {
         run.collective.wait(plan.step, bucket)?;
     }
+    run.gradients.passage.arrive(&*run.collective);
     timer.mark(|times| &mut times.exchange_wait);
-    let sum = run.collective.sum();
-    let totals = totals(&run.held.model, sum);
+    let sum = run.gradients.passage.sum(&*run.collective);
+    let totals = totals(&run.held.model, sum)?;
     if !guard::is_of_one_state(&totals, &state, job.train.slices) {
         return Err(StepError::Diverged { step: plan.step });
     }
-    let norm = run.held.optimizer.measure(sum);
-    let skipped = not_finite(run, norm);
-    let digest = if skipped.is_some() { state } else { update(run, job, plan) };
+    let norm = run.held.optimizer.measure(sum)?;
+    let skipped = not_finite(run, norm)?;
+    let digest = if skipped.is_some() { state } else { update(run, job, plan)? };
     timer.mark(|times| &mut times.update);
     Ok(StepReport {
         step: plan.step,
@@ -165,29 +172,57 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
     })
 }
 
+/// Data for the `index`-th pass: as many slices as it computes at once.
+fn load(run: &mut Run, step: u64, index: usize, timer: &mut PhaseTimer) -> Result<(), LoaderError> {
+    let Run { held: Held { model, .. }, source, loader, quarantine, gradients, .. } = run;
+    let slices = gradients.plan.steps()[index].slices.len();
+    let shape = source.train_shape(step);
+    model.resize(slices, shape.height, shape.width);
+    gradients.classes.clear();
+    for slice in 0..slices {
+        let batch = loader.next_batch()?;
+        quarantine.add(Part::Train, std::mem::take(&mut batch.quarantined));
+        timer.mark(|times| &mut times.data);
+        model.load(slice, &batch.pixels, &batch.crops, source.mean(), source.std());
+        model.erase(slice, &batch.erased);
+        if let Some(mixed) = &batch.mixed {
+            model.mix(slice, mixed.how);
+        }
+        gradients.classes.push(&batch.classes());
+        timer.mark(|times| &mut times.forward);
+    }
+    Ok(())
+}
+
 /// Why this step can't be applied, if so.
-fn not_finite(run: &Run, norm: f64) -> Option<NotFinite> {
+fn not_finite(run: &Run, norm: f64) -> Result<Option<NotFinite>, DeviceError> {
     let (gradients, layout) = (&run.gradients, run.held.model.layout());
-    let sum = guard::first_non_finite(&run.device, layout, run.collective.sum(), norm)?;
-    let own = gradients.plan.partials().iter().find_map(|&(_, slot)| {
+    let sum = gradients.passage.sum(&*run.collective);
+    let Some(sum) = guard::first_non_finite(&run.device, layout, sum, norm)? else {
+        return Ok(None);
+    };
+    for &(_, slot) in gradients.plan.partials() {
         let partial = &gradients.slots[slot];
-        ops::first_non_finite(&run.device, partial.view(partial.span()))
-    });
-    Some(NotFinite { sum, own })
+        let own = ops::first_non_finite(&run.device, partial.view(partial.span()))?;
+        if own.is_some() {
+            return Ok(Some(NotFinite { sum, own }));
+        }
+    }
+    Ok(Some(NotFinite { sum, own: None }))
 }
 
 /// Applies the reduced gradient; returns the digest of the new state.
-fn update(run: &mut Run, job: &Job, plan: StepPlan) -> [u8; 16] {
-    let sum = run.collective.sum();
+fn update(run: &mut Run, job: &Job, plan: StepPlan) -> Result<[u8; 16], DeviceError> {
+    let sum = run.gradients.passage.sum(&*run.collective);
     let Held { model, optimizer, ema, .. } = &mut run.held;
     let (params, _) = model.state_mut();
-    optimizer.update(params, sum, plan.learning_rate);
+    optimizer.update(params, sum, plan.learning_rate)?;
     model.update_running(sum, job.train.slices);
     model.pack();
     if let Some(ema) = ema {
         ema.update(plan.step, model.params(), model.running());
     }
-    digest(model, ema.as_ref())
+    Ok(digest(model, ema.as_ref()))
 }
 
 /// A fast digest of weights and running statistics, and of their averages: what members compare after every step. The
@@ -208,7 +243,8 @@ pub fn digest(model: &ResNet, ema: Option<&Ema>) -> [u8; 16] {
 /// each complete bucket enters the exchange.
 fn backward(run: &mut Run, step: u64, index: usize) -> Result<(), CollectiveError> {
     let Run { device, held: Held { model, .. }, collective, gradients, .. } = run;
-    let Gradients { plan, slots, buckets, .. } = gradients;
+    let Gradients { plan, slots, buckets, passage, .. } = gradients;
+    let early = passage.is_open_during_backward();
     let SliceStep { slot: top, merges, .. } = &plan.steps()[index];
     let (top, last) = (*top, index + 1 == plan.steps().len());
     let (below, rest) = slots.split_at_mut(top);
@@ -224,25 +260,29 @@ fn backward(run: &mut Run, step: u64, index: usize) -> Result<(), CollectiveErro
                 ops::add(device, into[merge.into].view_mut(span), from[0].view(span));
             }
         }
-        if last && result.is_ok() {
+        if early && last && result.is_ok() {
             result = collective.reduce(step, bucket);
         }
     });
     result
 }
 
-/// Adds to a slice's totals what its worker has to say: whether it wants to stop, and from which state it computed.
+/// Adds to the totals of the slices of a pass what their worker has to say: whether it wants to stop, and from which state it
+/// computed.
 fn sign(model: &ResNet, slice: &mut Buffer, stop: bool, state: &[u8; 16]) {
+    // The sum over slices that say the same: exact, since their number is a power of two.
+    let slices = model.geometry().slices as f32;
     let start = model.layout().totals().start + Total::StopVotes as usize;
-    slice.write(Span { start, len: 1 }, &[if stop { 1.0 } else { 0.0 }]);
+    slice.write(Span { start, len: 1 }, &[if stop { slices } else { 0.0 }]);
     let start = model.layout().totals().start + Total::State as usize;
-    slice.write(Span { start, len: STATE_WORDS }, &guard::state_words(state));
+    let words = guard::state_words(state).map(|word| word * slices);
+    slice.write(Span { start, len: STATE_WORDS }, &words);
 }
 
-fn totals(model: &ResNet, sum: &Buffer) -> [f32; TOTALS] {
+fn totals(model: &ResNet, sum: &Buffer) -> Result<[f32; TOTALS], DeviceError> {
     let mut totals = [0.0; TOTALS];
-    sum.read(model.layout().totals(), &mut totals);
-    totals
+    sum.read(model.layout().totals(), &mut totals)?;
+    Ok(totals)
 }
 
 /// Adds up wall time by phase.

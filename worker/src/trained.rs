@@ -101,6 +101,7 @@ impl Trained {
     pub fn geometry(&self, batch: usize) -> Geometry {
         let input = &self.manifest.input;
         Geometry {
+            slices: 1,
             batch,
             height: input.height,
             width: input.width,

@@ -420,7 +420,8 @@ fn describe(error: &GenerationError, progress: &Progress) -> Option<v1::Trouble>
         GenerationError::Prepare(error) => error.kind(),
         GenerationError::Step(StepError::Exchange(error)) => peer_or_internal(error),
         GenerationError::Step(StepError::Diverged { .. }) => TroubleKind::TroubleDiverged,
-        GenerationError::Step(StepError::Data(LoaderError::Ended)) => TroubleKind::TroubleInternal,
+        GenerationError::Step(StepError::Data(LoaderError::Ended) | StepError::Device(_))
+        | GenerationError::Evaluation(EvaluationError::Device(_)) => TroubleKind::TroubleInternal,
         GenerationError::Step(StepError::Data(LoaderError::Unreadable { .. }))
         | GenerationError::Evaluation(EvaluationError::Unreadable { .. }) => {
             TroubleKind::TroubleDatasetUnreadable

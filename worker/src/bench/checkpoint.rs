@@ -24,8 +24,14 @@ use crate::model::{Geometry, ResNet};
 /// Measures, and writes a table or JSON to `out`.
 pub(super) fn run(args: &BenchCheckpoint, out: &mut dyn Write) -> Result<(), BenchError> {
     let device = Device::cpu(all_cores())?;
-    let geometry =
-        Geometry { batch: 1, height: 224, width: 224, channels: 3, classes: args.classes.get() };
+    let geometry = Geometry {
+        slices: 1,
+        batch: 1,
+        height: 224,
+        width: 224,
+        channels: 3,
+        classes: args.classes.get(),
+    };
     let mut model = ResNet::new(&device, &Model::standard(args.model), geometry);
     model.initialise(1);
     let velocity = device.alloc(model.params().len());

@@ -77,7 +77,7 @@ impl Rig {
         let batch = args.batch.get() / args.slices();
         let slices = args.slices() / args.workers.get(); // of this worker
         let classes = args.classes.get();
-        let geometry = Geometry { batch, height, width, channels, classes };
+        let geometry = Geometry { slices: 1, batch, height, width, channels, classes };
         let mut model = ResNet::new(device, &description, geometry);
         model.initialise(1);
         let len = model.layout().gradient_len();
@@ -126,9 +126,9 @@ impl Rig {
         // Nobody votes here: that total is not written by the passes.
         let votes = Span::new(model.layout().totals().start + Total::StopVotes as usize, 1);
         for slot in &mut *slots {
-            model.load(pixels, crops, &[0.5; 4][..channels], &[0.25; 4][..channels]);
+            model.load(0, pixels, crops, &[0.5; 4][..channels], &[0.25; 4][..channels]);
             lap(&mut phases.load);
-            model.forward(slot);
+            model.forward();
             model.loss(&targets, slot);
             lap(&mut phases.forward);
             slot.write(votes, &[0.0]);
@@ -146,10 +146,10 @@ impl Rig {
             Some(peers) => peers.wait(buckets.len())?,
         };
         lap(&mut phases.exchange);
-        let norm = optimizer.measure(sum);
-        let bad = first_non_finite(device, model.layout(), sum, norm);
+        let norm = optimizer.measure(sum)?;
+        let bad = first_non_finite(device, model.layout(), sum, norm)?;
         assert_eq!(bad, None, "a small rate");
-        optimizer.update(model.state_mut().0, sum, RULE.learning_rate);
+        optimizer.update(model.state_mut().0, sum, RULE.learning_rate)?;
         model.update_running(sum, slices);
         lap(&mut phases.update);
         model.pack();

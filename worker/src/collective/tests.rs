@@ -190,7 +190,7 @@ fn partials(run: Range<u32>, leaf: &dyn Fn(u32) -> Vec<f32>) -> Vec<(NodeId, Vec
     let plan = SlicePlan::new(run);
     let mut slots = vec![Vec::new(); plan.slots()];
     for step in plan.steps() {
-        slots[step.slot] = leaf(step.slice);
+        slots[step.slot] = leaf(step.slices.start);
         for Merge { into, from } in &step.merges {
             let right = std::mem::take(&mut slots[*from]);
             accumulate(&mut slots[*into], &right);

@@ -34,12 +34,17 @@ pub fn subtrees(run: Range<u32>) -> Vec<NodeId> {
     let mut nodes = Vec::new();
     let mut start = run.start;
     while start < run.end {
-        // A node at `start` can be as large as the alignment of `start` and what is left of the run allow.
-        let level = start.trailing_zeros().min((run.end - start).ilog2());
-        nodes.push(NodeId { level, index: start >> level });
-        start += 1 << level;
+        let node = largest(start, run.end - start);
+        start += 1 << node.level;
+        nodes.push(node);
     }
     nodes
+}
+
+/// The largest node at `start` that covers at most `most` slices, as the alignment of `start` allows.
+fn largest(start: u32, most: u32) -> NodeId {
+    let level = start.trailing_zeros().min(most.ilog2());
+    NodeId { level, index: start >> level }
 }
 
 /// The schedule by which one worker computes its slices in order and adds them up as soon as the tree allows, which
@@ -51,10 +56,11 @@ pub struct SlicePlan {
     slots: usize,
 }
 
-/// One slice: overwrite `slot` with its gradient, then carry out `merges` in order.
+/// Slices that are computed at once, most often one: overwrite `slot` with the sum of their gradients, then carry out
+/// `merges` in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceStep {
-    pub slice: u32,
+    pub slices: Range<u32>,
     pub slot: usize,
     pub merges: Vec<Merge>,
 }
@@ -67,15 +73,25 @@ pub struct Merge {
 }
 
 impl SlicePlan {
+    /// One slice at a time.
     pub fn new(run: Range<u32>) -> SlicePlan {
+        SlicePlan::at_once(run, 1)
+    }
+
+    /// Whole subtrees of up to `most` slices at a time, on a device that adds them up itself. The partials are the same.
+    pub fn at_once(run: Range<u32>, most: u32) -> SlicePlan {
         let mut steps = Vec::new();
         let mut stack: Vec<(NodeId, usize)> = Vec::new();
         let mut slots = 0;
-        for slice in run {
+        let mut start = run.start;
+        while start < run.end {
             // What lies on the stack occupies slots 0, 1, ... in order: a merge always frees the last one.
             let slot = stack.len();
             slots = slots.max(slot + 1);
-            stack.push((NodeId::leaf(slice), slot));
+            let node = largest(start, most.min(run.end - start));
+            let slices = start..start + (1 << node.level);
+            start = slices.end;
+            stack.push((node, slot));
             let mut merges = Vec::new();
             while let [.., (left, into), (right, from)] = stack[..]
                 && left.is_left()
@@ -85,7 +101,7 @@ impl SlicePlan {
                 stack.truncate(stack.len() - 2);
                 stack.push((left.parent(), into));
             }
-            steps.push(SliceStep { slice, slot, merges });
+            steps.push(SliceStep { slices, slot, merges });
         }
         SlicePlan { steps, partials: stack, slots }
     }

@@ -266,7 +266,7 @@ impl Batch {
         match &self.mixed {
             None => Labels::of(&self.labels),
             Some(Mixed { lambda, others, .. }) => {
-                Labels { own: &self.labels, other: others, lambda: *lambda }
+                Labels { own: &self.labels, other: others, lambda: std::slice::from_ref(lambda) }
             }
         }
     }

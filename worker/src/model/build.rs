@@ -2,21 +2,21 @@
 //!
 //! He et al., "Deep Residual Learning for Image Recognition", 2015. Nothing is allocated here.
 
-use kernels::{ConvShape, LinearShape, MaxPoolShape, PoolShape, Span};
+use kernels::{ConvShape, Family, LinearShape, MaxPoolShape, PoolShape, Span};
 use proto::job::{Block as BlockKind, Model, Stem};
 
 use super::resnet::{Block, Geometry, Graph, Head, MaxPool};
 use super::unit::{Planners, Unit};
 use crate::layout::{Layout, Role};
 
-/// Lays out a model.
-pub(super) fn build(model: &Model, geometry: Geometry) -> Graph {
-    Builder::default().build(model, geometry)
+/// Lays out a model for devices of a family.
+pub(super) fn build(family: Family, model: &Model, geometry: Geometry) -> Graph {
+    let builder = Builder { layout: Layout::default(), planners: Planners::new(family) };
+    builder.build(model, geometry)
 }
 
 /// Shapes are known from the input on, but gradients finish from the output on: the first pass
 /// collects the convolutions, the second places their parameters in the order of backward.
-#[derive(Default)]
 struct Builder {
     layout: Layout,
     planners: Planners,
@@ -31,8 +31,9 @@ struct BlockShape {
 
 impl Builder {
     fn build(mut self, model: &Model, geometry: Geometry) -> Graph {
-        let Geometry { batch, height, width, channels, classes } = geometry;
-        let input = self.planners.arena.span(batch * height * width * channels);
+        let Geometry { height, width, channels, classes, .. } = geometry;
+        let samples = geometry.samples();
+        let input = self.planners.activations.span(samples * height * width * channels);
         let stem_shape = stem_shape(model, geometry);
         let pool_shape = pool_shape(model, &stem_shape);
         let (rows, columns) = match &pool_shape {
@@ -40,7 +41,7 @@ impl Builder {
             None => (stem_shape.out_height(), stem_shape.out_width()),
         };
         let stem_channels = stem_shape.out_channels;
-        let shapes = block_shapes(model, [batch, rows, columns, stem_channels]);
+        let shapes = block_shapes(model, &stem_shape, [rows, columns, stem_channels]);
         let last = shapes.last().and_then(|block| block.chain.last());
         let last = *last.expect("a model has at least one block");
 
@@ -53,7 +54,7 @@ impl Builder {
             stem = stem.with_bias("conv1", layout, planners);
         }
         let max_pool = pool_shape.map(|shape| {
-            let y = self.planners.arena.span(shape.output_len());
+            let y = self.planners.activations.span(shape.output_len());
             MaxPool { shape, y }
         });
 
@@ -70,13 +71,13 @@ impl Builder {
         head.x = x;
         let largest = blocks.iter().flat_map(Block::units).map(|unit| unit.y.len);
         let largest = largest.chain([stem.y.len]).max().expect("there is a stem");
-        let scratch = [(); 3].map(|()| self.planners.arena.span(largest));
-        let (packed_len, arena_len) = (self.planners.packed.len(), self.planners.arena.len());
-        let layout = self.layout;
+        let scratch = [(); 3].map(|()| self.planners.activations.span(largest));
+        let Builder { layout, planners: Planners { packed, activations, vectors, .. } } = self;
         Graph {
             layout,
-            packed_len,
-            arena_len,
+            packed_len: packed.len(),
+            activations_len: activations.len(),
+            vectors_len: vectors.len(),
             stem,
             max_pool,
             blocks,
@@ -88,23 +89,23 @@ impl Builder {
     }
 
     fn head(&mut self, last: &ConvShape, classes: usize) -> Head {
-        let (batch, channels) = (last.batch, last.out_channels);
+        let ConvShape { slices, batch, out_channels: channels, .. } = *last;
         let pixels = last.out_height() * last.out_width();
         let role = Role::LinearWeight { inputs: channels, outputs: classes };
         let weight = self.layout.parameter("fc.weight".to_owned(), role, channels * classes);
         let role = Role::LinearBias { inputs: channels };
         let bias = self.layout.parameter("fc.bias".to_owned(), role, classes);
-        let arena = &mut self.planners.arena;
+        let vectors = &mut self.planners.vectors;
         Head {
             x: Span { start: 0, len: 0 }, // tied once the blocks are placed
             pool: PoolShape { batch, pixels, channels },
-            linear: LinearShape { batch, inputs: channels, outputs: classes },
+            linear: LinearShape { slices, batch, inputs: channels, outputs: classes },
             weight,
             bias,
-            features: arena.span(batch * channels),
-            d_features: arena.span(batch * channels),
-            logits: arena.span(batch * classes),
-            d_logits: arena.span(batch * classes),
+            features: vectors.span(batch * channels),
+            d_features: vectors.span(batch * channels),
+            logits: vectors.span(batch * classes),
+            d_logits: vectors.span(batch * classes),
         }
     }
 
@@ -128,14 +129,16 @@ impl Builder {
 }
 
 fn stem_shape(model: &Model, geometry: Geometry) -> ConvShape {
-    let Geometry { batch, height, width, channels, .. } = geometry;
+    let Geometry { slices, height, width, channels, .. } = geometry;
+    let batch = geometry.samples();
     let (kernel, stride, pad) = match model.stem {
         Stem::Imagenet => (7, 2, 3),
         Stem::Cifar => (3, 1, 1),
     };
     // He et al. give the stem the width of the first stage.
     let out_channels = model.widths[0];
-    ConvShape { batch, height, width, in_channels: channels, out_channels, kernel, stride, pad }
+    let in_channels = channels;
+    ConvShape { slices, batch, height, width, in_channels, out_channels, kernel, stride, pad }
 }
 
 fn pool_shape(model: &Model, stem: &ConvShape) -> Option<MaxPoolShape> {
@@ -145,10 +148,11 @@ fn pool_shape(model: &Model, stem: &ConvShape) -> Option<MaxPoolShape> {
     (model.stem == Stem::Imagenet).then_some(shape)
 }
 
-/// Shapes of all blocks, given the `[N, H, W, C]` that the first one takes.
+/// Shapes of all blocks, given the stem's and the `[H, W, C]` that the first one takes.
 fn block_shapes(
     model: &Model,
-    [batch, mut height, mut width, mut channels]: [usize; 4],
+    &ConvShape { slices, batch, .. }: &ConvShape,
+    [mut height, mut width, mut channels]: [usize; 3],
 ) -> Vec<BlockShape> {
     let mut shapes = Vec::new();
     for (stage, (&blocks, &inner)) in model.blocks.iter().zip(&model.widths).enumerate() {
@@ -156,7 +160,17 @@ fn block_shapes(
             let stride = if stage > 0 && index == 0 { 2 } else { 1 };
             let conv = |in_channels, out_channels, kernel, stride| {
                 let pad = kernel / 2;
-                ConvShape { batch, height, width, in_channels, out_channels, kernel, stride, pad }
+                ConvShape {
+                    slices,
+                    batch,
+                    height,
+                    width,
+                    in_channels,
+                    out_channels,
+                    kernel,
+                    stride,
+                    pad,
+                }
             };
             let (outer, layers) = match model.block {
                 BlockKind::Basic => {

@@ -1,7 +1,7 @@
 //! Buffers of a model that only predicts. Nothing is kept for a backward pass, so the activations of all layers take turns
 //! in five spans of the largest one, where training keeps two for each layer.
 
-use kernels::{Device, Span};
+use kernels::{Device, Family, Span};
 use proto::job::Model;
 
 use super::build::build;
@@ -12,31 +12,31 @@ use super::unit::Planners;
 impl ResNet {
     /// As `new`, for `predict` alone: the same bits from a fraction of the memory.
     pub fn for_inference(device: &Device, model: &Model, geometry: Geometry) -> ResNet {
-        ResNet::allocate(device, model, geometry, graph(model, geometry))
+        ResNet::allocate(device, model, geometry, graph(device.family(), model, geometry))
     }
 
     /// What `for_inference` would allocate.
-    pub fn inference_elements(model: &Model, geometry: Geometry) -> Elements {
-        graph(model, geometry).elements()
+    pub fn inference_elements(family: Family, model: &Model, geometry: Geometry) -> Elements {
+        graph(family, model, geometry).elements()
     }
 }
 
-fn graph(model: &Model, geometry: Geometry) -> Graph {
-    let mut graph = build(model, geometry);
-    share_buffers(&mut graph);
+fn graph(family: Family, model: &Model, geometry: Geometry) -> Graph {
+    let mut graph = build(family, model, geometry);
+    share_buffers(family, &mut graph);
     graph
 }
 
 /// Plans all buffers again; the places of parameters and statistics stay.
-fn share_buffers(graph: &mut Graph) {
+fn share_buffers(family: Family, graph: &mut Graph) {
     let Graph { stem, max_pool, blocks, head, input, .. } = graph;
     let units = || std::iter::once(&*stem).chain(blocks.iter().flat_map(|block| block.units()));
     let largest = units().map(|unit| unit.y.len).max().expect("there is a stem");
-    let unread = units().map(|unit| unit.conv.packed_len().input_grad).max().unwrap_or(0);
+    let unread = units().map(|unit| unit.conv.packed_len(family).input_grad).max().unwrap_or(0);
 
-    let mut planners = Planners::default();
-    *input = planners.arena.span(input.len);
-    let [z, shortcut, inner, mut x, mut y] = [(); 5].map(|()| planners.arena.span(largest));
+    let mut planners = Planners::new(family);
+    *input = planners.activations.span(input.len);
+    let [z, shortcut, inner, mut x, mut y] = [(); 5].map(|()| planners.activations.span(largest));
     // Packing writes the weights of the input's gradient too, all to one place: nobody reads them.
     let unread = planners.packed.span(unread);
     let of = |shared: Span, activation: Span| Span { len: activation.len, ..shared };
@@ -60,10 +60,12 @@ fn share_buffers(graph: &mut Graph) {
         std::mem::swap(&mut x, &mut y);
     }
     head.x = of(x, head.x);
-    head.features = planners.arena.span(head.features.len);
-    head.logits = planners.arena.span(head.logits.len);
+    head.features = planners.vectors.span(head.features.len);
+    head.logits = planners.vectors.span(head.logits.len);
     (head.d_features, head.d_logits, graph.scratch) = (NOWHERE, NOWHERE, [NOWHERE; 3]);
-    (graph.packed_len, graph.arena_len) = (planners.packed.len(), planners.arena.len());
+    let Planners { packed, activations, vectors, .. } = planners;
+    (graph.packed_len, graph.activations_len) = (packed.len(), activations.len());
+    graph.vectors_len = vectors.len();
 }
 
 /// A buffer of the backward pass.

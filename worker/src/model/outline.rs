@@ -2,7 +2,7 @@
 //!
 //! Read off the graph that trains, so there is no second table of shapes. Knows no buffer and no output format.
 
-use kernels::{ConvShape, LinearShape, MaxPoolShape, PoolShape, Span};
+use kernels::{ConvShape, Family, LinearShape, MaxPoolShape, PoolShape, Span};
 use proto::job::Model;
 
 use super::build::build;
@@ -45,7 +45,8 @@ pub struct UnitOutline {
 
 impl Outline {
     pub fn new(model: &Model, geometry: Geometry) -> Outline {
-        let Graph { layout, stem, max_pool, blocks, head, .. } = build(model, geometry);
+        let Graph { layout, stem, max_pool, blocks, head, .. } =
+            build(Family::Cpu, model, geometry);
         Outline {
             stem: unit(&layout, &stem),
             max_pool: max_pool.map(|pool| pool.shape),

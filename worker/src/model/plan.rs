@@ -12,6 +12,8 @@ pub struct Elements {
     pub gradient: usize,
     /// Of all buffers of a `ResNet`.
     pub total: usize,
+    /// Those among them that a device may keep in another precision.
+    pub activations: usize,
     /// That the device takes besides for its largest op, about.
     pub working: usize,
 }
@@ -19,11 +21,12 @@ pub struct Elements {
 impl Graph {
     pub(super) fn elements(&self) -> Elements {
         let parameters = self.layout.parameters_len();
-        let total = parameters + self.layout.statistics_len() + self.packed_len + self.arena_len;
+        let activations = self.packed_len + self.activations_len;
+        let total = parameters + self.layout.statistics_len() + activations + self.vectors_len;
         // Winograd sums up the gradient of a 3x3 kernel at 36 points.
         let lens = self.layout.parameters.iter().map(|tensor| tensor.span.len);
         let working = 4 * lens.max().unwrap_or(0);
-        Elements { parameters, gradient: self.layout.gradient_len(), total, working }
+        Elements { parameters, gradient: self.layout.gradient_len(), total, activations, working }
     }
 }
 

@@ -1,22 +1,25 @@
 //! A ResNet of any depth: its buffers, and the order of calls of forward and backward.
 //!
-//! Activations are `[N, H, W, C]` with `N` the samples of one slice. He et al., "Deep Residual Learning for Image
+//! Activations are `[N, H, W, C]` with `N` the samples of the slices that are computed at once, one after another. He et al., "Deep Residual Learning for Image
 //! Recognition", 2015; bottleneck blocks carry their stride in the 3x3 convolution, as torchvision's do ("v1.5").
 
 use std::ops::Range;
 
 use kernels::ops::{self, Accumulate};
 use kernels::{
-    AugmentShape, Buffer, Device, ImagesShape, LinearShape, MaxPoolShape, PoolShape, Span,
+    AugmentShape, Buffer, Device, DeviceError, ImagesShape, LinearShape, MaxPoolShape, PoolShape,
+    Span,
 };
 use proto::job::Model;
 
-use super::unit::{Mask, NormBackward, Statistics, Unit};
+use super::unit::{Mask, NormBackward, Shortcut, Statistics, Unit};
 use crate::layout::{Layout, Total};
 
 /// What a model is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
+    /// Slices that are computed at once.
+    pub slices: usize,
     /// Samples of one slice.
     pub batch: usize,
     pub height: usize,
@@ -40,14 +43,15 @@ pub struct ResNet {
 pub(super) struct Graph {
     pub(super) layout: Layout,
     pub(super) packed_len: usize,
-    pub(super) arena_len: usize,
+    pub(super) activations_len: usize,
+    pub(super) vectors_len: usize,
     pub(super) stem: Unit,
     pub(super) max_pool: Option<MaxPool>,
     pub(super) blocks: Vec<Block>,
     pub(super) head: Head,
     /// Whether `initialise` makes the blocks start as their shortcuts.
     pub(super) zero_init_residual: bool,
-    /// In the arena: the input images; three gradients of the largest activation, used in turn.
+    /// Among the activations: the input images; three gradients of the largest activation, used in turn.
     pub(super) input: Span,
     pub(super) scratch: [Span; 3],
 }
@@ -61,8 +65,11 @@ pub(super) struct Buffers {
     pub(super) running: Buffer,
     /// Weights repacked for this step's convolutions.
     pub(super) packed: Buffer,
-    /// Activations and their gradients of one slice.
-    pub(super) arena: Buffer,
+    /// Activations and their gradients, of the slices that are computed at once. These and the packed weights are kept in the
+    /// device's precision, everything else in fp32.
+    pub(super) activations: Buffer,
+    /// What is small: numbers of each channel, and those behind the last activation.
+    pub(super) vectors: Buffer,
 }
 
 #[derive(Debug)]
@@ -85,8 +92,9 @@ pub(super) struct Head {
     pub(super) x: Span, // [N, H, W, C], the last block's output
     pub(super) pool: PoolShape,
     pub(super) linear: LinearShape,
-    pub(super) weight: Span,     // [C, classes], in the parameter buffer
-    pub(super) bias: Span,       // [classes], in the parameter buffer
+    pub(super) weight: Span, // [C, classes], in the parameter buffer
+    pub(super) bias: Span,   // [classes], in the parameter buffer
+    // Among the vectors:
     pub(super) features: Span,   // [N, C]
     pub(super) d_features: Span, // [N, C]
     pub(super) logits: Span,     // [N, classes]
@@ -110,8 +118,14 @@ impl Graph {
 }
 
 impl Geometry {
+    /// Of all slices that are computed at once.
+    pub fn samples(&self) -> usize {
+        self.slices * self.batch
+    }
+
+    /// Of one slice.
     fn images(&self) -> ImagesShape {
-        let Geometry { batch, height, width, channels, .. } = *self;
+        let Geometry { slices: _, batch, height, width, channels, .. } = *self;
         ImagesShape { batch, height, width, channels }
     }
 }
@@ -159,46 +173,58 @@ impl ResNet {
         }
     }
 
-    /// Normalises, crops and flips `u8` images into the model's input.
-    pub fn load(&mut self, pixels: &[u8], crops: &[ops::Crop], mean: &[f32], std: &[f32]) {
-        let Geometry { batch, height, width, channels, .. } = self.geometry;
+    /// Normalises, crops and flips `u8` images into the model's input, as the `slice`-th of those that are computed at once.
+    pub fn load(
+        &mut self,
+        slice: usize,
+        pixels: &[u8],
+        crops: &[ops::Crop],
+        mean: &[f32],
+        std: &[f32],
+    ) {
+        let Geometry { slices: _, batch, height, width, channels, .. } = self.geometry;
         let shape =
             AugmentShape { batch, height, width, channels, out_height: height, out_width: width };
-        let input = self.buffers.arena.view_mut(self.graph.input);
+        let input = self.buffers.activations.view_mut(self.input(slice));
         ops::augment(&self.device, &shape, pixels, crops, mean, std, input);
     }
 
-    /// Takes a window out of each loaded image.
-    pub fn erase(&mut self, windows: &[ops::Window]) {
-        let input = self.buffers.arena.view_mut(self.graph.input);
+    /// Takes a window out of each loaded image of a slice.
+    pub fn erase(&mut self, slice: usize, windows: &[ops::Window]) {
+        let input = self.buffers.activations.view_mut(self.input(slice));
         ops::erase(&self.device, &self.geometry.images(), windows, input);
     }
 
-    /// Mixes the loaded images, each with the one before it.
-    pub fn mix(&mut self, how: ops::Mix) {
-        let input = self.buffers.arena.view_mut(self.graph.input);
-        ops::mix(&self.device, &self.geometry.images(), how, input);
+    /// Mixes the loaded images of a slice, each with the one before it.
+    pub fn mix(&mut self, slice: usize, how: ops::Mix) {
+        let input = self.buffers.activations.view_mut(self.input(slice));
+        ops::mix(&self.device, &self.geometry.images(), &[how], input);
     }
 
-    /// Training forward of the loaded slice; leaves the slice's BatchNorm statistics in `slice`, its gradient vector.
-    pub fn forward(&mut self, slice: &mut Buffer) {
+    /// The images of one slice.
+    fn input(&self, slice: usize) -> Span {
+        let len = self.geometry.images().len();
+        Span::new(self.graph.input.start + slice * len, len)
+    }
+
+    /// Training forward of the loaded slices.
+    pub fn forward(&mut self) {
         assert!(self.graph.can_train(), "a model for inference only predicts");
-        self.run_forward(Statistics::Slice, slice);
+        self.run_forward(Statistics::Slice);
     }
 
     /// Evaluation forward with the running statistics; returns the logits, `[N, classes]`.
-    pub fn predict(&mut self) -> Vec<f32> {
-        let mut unused = self.device.alloc(0);
-        self.run_forward(Statistics::Running, &mut unused);
+    pub fn predict(&mut self) -> Result<Vec<f32>, DeviceError> {
+        self.run_forward(Statistics::Running);
         let mut logits = vec![0.0; self.graph.head.logits.len];
-        self.buffers.arena.read(self.graph.head.logits, &mut logits);
-        logits
+        self.buffers.vectors.read(self.graph.head.logits, &mut logits)?;
+        Ok(logits)
     }
 
-    /// Loss and its gradient at the logits; sums over the slice go into the totals of `slice`.
+    /// Loss and its gradient at the logits; sums over the slices go into the totals of `slice`, their gradient vector.
     pub fn loss(&mut self, targets: &Targets<'_>, slice: &mut Buffer) {
         let head = &self.graph.head;
-        let [logits, d_logits] = self.buffers.arena.views_mut([head.logits, head.d_logits]);
+        let [logits, d_logits] = self.buffers.vectors.views_mut([head.logits, head.d_logits]);
         let sums = Span { start: self.graph.layout.totals().start + Total::Loss as usize, len: 2 };
         ops::softmax_cross_entropy(
             &self.device,
@@ -212,7 +238,7 @@ impl ResNet {
         );
     }
 
-    /// Backward of the slice. `buckets` are runs of the gradient vector, in order; `on_ready(b, slice)` is called as soon
+    /// Backward of the slices; `slice` gets the sum of their gradients and statistics. `buckets` are runs of the gradient vector, in order; `on_ready(b, slice)` is called as soon
     /// as bucket `b` is complete.
     pub fn backward(
         &mut self,
@@ -236,15 +262,15 @@ impl ResNet {
         if let Some(pool) = max_pool {
             let dy_pool = Span { len: pool.y.len, ..dy };
             let dx_pool = Span { len: stem.y.len, ..dx };
-            let [x, y, d_out, d_in] = buffers.arena.views_mut([stem.y, pool.y, dy_pool, dx_pool]);
+            let spans = [stem.y, pool.y, dy_pool, dx_pool];
+            let [x, y, d_out, d_in] = buffers.activations.views_mut(spans);
             let (x, y) = (x.as_view(), y.as_view());
             ops::max_pool_backward(device, &pool.shape, x, y, d_out.as_view(), d_in);
             std::mem::swap(&mut dy, &mut dx);
         }
         let (dy, dz) = (Span { len: stem.y.len, ..dy }, Span { len: stem.y.len, ..dz });
         stem.backward_norm(device, buffers, slice, NormBackward { mask: Mask::Relu, dy, dz });
-        stem.backward_bias(device, &buffers.params, slice);
-        stem.backward_weight(device, &mut buffers.arena, *input, dz, slice);
+        stem.backward_weight(device, &mut buffers.activations, *input, dz, slice);
         ready.reached(usize::MAX, slice);
     }
 
@@ -256,17 +282,17 @@ impl ResNet {
         }
     }
 
-    fn run_forward(&mut self, statistics: Statistics, slice: &mut Buffer) {
+    fn run_forward(&mut self, statistics: Statistics) {
         let ResNet { device, graph, buffers, .. } = self;
         let Graph { stem, max_pool, blocks, head, input, .. } = graph;
-        stem.convolve(device, buffers, *input, statistics, slice);
-        stem.activate(device, &mut buffers.arena);
+        stem.convolve(device, buffers, *input, statistics);
+        stem.activate(device, buffers, statistics, Shortcut::None);
         if let Some(pool) = max_pool {
-            let [x, y] = buffers.arena.views_mut([stem.y, pool.y]);
+            let [x, y] = buffers.activations.views_mut([stem.y, pool.y]);
             ops::max_pool_forward(device, &pool.shape, x.as_view(), y);
         }
         for block in &*blocks {
-            block.forward(device, buffers, statistics, slice);
+            block.forward(device, buffers, statistics);
         }
         head.forward(device, buffers);
     }
@@ -285,28 +311,23 @@ impl Block {
         self.chain.last().expect("a block has at least two units")
     }
 
-    fn forward(
-        &self,
-        device: &Device,
-        buffers: &mut Buffers,
-        statistics: Statistics,
-        slice: &mut Buffer,
-    ) {
+    fn forward(&self, device: &Device, buffers: &mut Buffers, statistics: Statistics) {
         let mut x = self.x;
         for (i, unit) in self.chain.iter().enumerate() {
-            unit.convolve(device, buffers, x, statistics, slice);
+            unit.convolve(device, buffers, x, statistics);
             if i + 1 < self.chain.len() {
-                unit.activate(device, &mut buffers.arena);
+                unit.activate(device, buffers, statistics, Shortcut::None);
             }
             x = unit.y;
         }
-        match &self.projection {
+        let shortcut = match &self.projection {
             Some(projection) => {
-                projection.convolve(device, buffers, self.x, statistics, slice);
-                self.last().activate_with_projection(device, &mut buffers.arena, projection);
+                projection.convolve(device, buffers, self.x, statistics);
+                Shortcut::Projection(projection)
             }
-            None => self.last().activate_with_identity(device, &mut buffers.arena, self.x),
-        }
+            None => Shortcut::Identity(self.x),
+        };
+        self.last().activate(device, buffers, statistics, shortcut);
     }
 
     /// `scratch[0]` holds the gradient of the block's output; returns which scratch holds that of its input.
@@ -332,7 +353,7 @@ impl Block {
                 slice,
                 NormBackward { mask: Mask::Relu, dy: d_unit, dz },
             );
-            unit.backward_weight(device, &mut buffers.arena, x, dz, slice);
+            unit.backward_weight(device, &mut buffers.activations, x, dz, slice);
             let identity = i == 0 && self.projection.is_none();
             // An identity shortcut's gradient is there already: the chain's is added to it.
             let (into, how) = if identity {
@@ -352,7 +373,7 @@ impl Block {
                 slice,
                 NormBackward { mask: Mask::None, dy: d_out, dz },
             );
-            unit.backward_weight(device, &mut buffers.arena, self.x, dz, slice);
+            unit.backward_weight(device, &mut buffers.activations, self.x, dz, slice);
             unit.backward_input(device, buffers, dz, d_unit, Accumulate::Add);
             ready.reached(unit.gradients_end(), slice);
         }
@@ -362,20 +383,20 @@ impl Block {
 
 impl Head {
     fn forward(&self, device: &Device, buffers: &mut Buffers) {
-        let Buffers { params, arena, .. } = buffers;
-        let [x, features, logits] = arena.views_mut([self.x, self.features, self.logits]);
-        let mut features = features;
-        ops::average_pool_forward(device, &self.pool, x.as_view(), features.reborrow());
+        let Buffers { params, activations, vectors, .. } = buffers;
+        let x = activations.view(self.x);
+        let [mut features, logits] = vectors.views_mut([self.features, self.logits]);
+        ops::average_pool_forward(device, &self.pool, x, features.reborrow());
         let (weight, bias) = (params.view(self.weight), params.view(self.bias));
         ops::linear_forward(device, &self.linear, features.as_view(), weight, bias, logits);
     }
 
     /// Writes the gradient of the last activation to the scratch `dy`.
     fn backward(&self, device: &Device, buffers: &mut Buffers, slice: &mut Buffer, dy: Span) {
-        let Buffers { params, arena, .. } = buffers;
-        let dy = Span { len: self.x.len, ..dy };
-        let spans = [self.features, self.d_logits, self.d_features, dy];
-        let [features, d_logits, mut d_features, dy] = arena.views_mut(spans);
+        let Buffers { params, activations, vectors, .. } = buffers;
+        let dy = activations.view_mut(Span { len: self.x.len, ..dy });
+        let spans = [self.features, self.d_logits, self.d_features];
+        let [features, d_logits, mut d_features] = vectors.views_mut(spans);
         let [d_weight, d_bias] = slice.views_mut([self.weight, self.bias]);
         ops::linear_backward(
             device,

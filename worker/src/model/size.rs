@@ -4,7 +4,7 @@
 //! algorithm of a convolution is chosen by its shape. Their buffers have the length that the largest plan needs, and each
 //! plan starts at their beginning.
 
-use kernels::Device;
+use kernels::{Device, Family};
 use proto::job::Model;
 
 use super::build::build;
@@ -24,12 +24,18 @@ impl ResNet {
         geometry: Geometry,
         sizes: &[[usize; 2]],
     ) -> ResNet {
-        ResNet::allocate(device, model, geometry, graph(model, geometry, sizes))
+        let graph = graph(device.family(), model, geometry, sizes);
+        ResNet::allocate(device, model, geometry, graph)
     }
 
     /// What `with_room` would allocate.
-    pub fn elements(model: &Model, geometry: Geometry, sizes: &[[usize; 2]]) -> Elements {
-        graph(model, geometry, sizes).elements()
+    pub fn elements(
+        family: Family,
+        model: &Model,
+        geometry: Geometry,
+        sizes: &[[usize; 2]],
+    ) -> Elements {
+        graph(family, model, geometry, sizes).elements()
     }
 
     pub(super) fn allocate(
@@ -41,39 +47,45 @@ impl ResNet {
         let buffers = Buffers {
             params: device.alloc(graph.layout.parameters_len()),
             running: device.alloc(graph.layout.statistics_len()),
-            packed: device.alloc(graph.packed_len),
-            arena: device.alloc(graph.arena_len),
+            packed: device.alloc_activations(graph.packed_len),
+            activations: device.alloc_activations(graph.activations_len),
+            vectors: device.alloc(graph.vectors_len),
         };
         ResNet { device: device.clone(), model: model.clone(), geometry, graph, buffers }
     }
 
-    /// Goes on with images of another size. Weights and running statistics stay.
+    /// Goes on with images of another size, and another number of slices at once. Weights and running statistics stay.
     ///
     /// # Panics
     /// If there is no room for this size, or the model is one for inference.
-    pub fn resize(&mut self, height: usize, width: usize) {
-        let geometry = Geometry { height, width, ..self.geometry };
+    pub fn resize(&mut self, slices: usize, height: usize, width: usize) {
+        let geometry = Geometry { slices, height, width, ..self.geometry };
         if geometry == self.geometry {
             return;
         }
         assert!(self.graph.can_train(), "a model for inference keeps its size");
-        let graph = build(&self.model, geometry);
+        let graph = build(self.device.family(), &self.model, geometry);
         assert!(graph.layout == self.graph.layout, "parameters do not depend on the images' size");
         let fits = graph.packed_len <= self.buffers.packed.len()
-            && graph.arena_len <= self.buffers.arena.len();
-        assert!(fits, "the buffers were planned without images of {height}x{width}");
+            && graph.activations_len <= self.buffers.activations.len()
+            && graph.vectors_len <= self.buffers.vectors.len();
+        assert!(fits, "the buffers were planned without {slices} slices of {height}x{width}");
+        let same_images = (height, width) == (self.geometry.height, self.geometry.width);
         (self.graph, self.geometry) = (graph, geometry);
-        self.pack();
+        if !same_images {
+            self.pack();
+        }
     }
 }
 
 /// The layers, and buffers long enough for images of these sizes too.
-fn graph(model: &Model, geometry: Geometry, sizes: &[[usize; 2]]) -> Graph {
-    let mut graph = build(model, geometry);
+fn graph(family: Family, model: &Model, geometry: Geometry, sizes: &[[usize; 2]]) -> Graph {
+    let mut graph = build(family, model, geometry);
     for &[height, width] in sizes {
-        let other = build(model, Geometry { height, width, ..geometry });
+        let other = build(family, model, Geometry { height, width, ..geometry });
         graph.packed_len = graph.packed_len.max(other.packed_len);
-        graph.arena_len = graph.arena_len.max(other.arena_len);
+        graph.activations_len = graph.activations_len.max(other.activations_len);
+        graph.vectors_len = graph.vectors_len.max(other.vectors_len);
     }
     graph
 }

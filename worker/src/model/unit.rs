@@ -6,7 +6,7 @@
 //! follows `mean(z) + b`, and evaluation's `scale * (z + b) + shift` is `scale * z + (shift + scale * b)`.
 
 use kernels::ops::{self, Accumulate, Activation, Residual};
-use kernels::{Buffer, ConvShape, Device, NormShape, Span};
+use kernels::{Buffer, ConvShape, Device, Family, NormShape, Span, ViewMut};
 
 use super::plan::Planner;
 use super::resnet::Buffers;
@@ -33,35 +33,57 @@ pub(super) struct Unit {
     /// In the buffer of packed weights.
     packed_forward: Span,
     packed_input_grad: Span,
-    /// In the arena: convolution output `[N, H, W, C_out]`; scale and shift `[2, C_out]`; output after activation,
-    /// `[N, H, W, C_out]`.
+    /// Among the activations: convolution output, and output after activation, `[N, H, W, C_out]`.
     z: Span,
-    affine: Span,
     pub(super) y: Span,
+    /// Among the vectors, `[slices, 2, C_out]`: mean and variance of `z`; scale and shift; the sums of backward.
+    stats: Span,
+    affine: Span,
+    sums: Span,
 }
 
 #[derive(Debug)]
 struct Bias {
     /// In the parameter buffer, `[C_out]`.
     span: Span,
-    /// In the arena: scale and shift before the bias is taken in, `[2, C_out]`.
+    /// Among the vectors: scale and shift before the bias is taken in, `[2, C_out]`.
     affine: Span,
 }
 
 /// Where a unit's BatchNorm takes mean and variance from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Statistics {
-    /// Of the slice itself, left in the gradient vector for backward and for the running statistics.
+    /// Of the slice itself, kept for backward and for the running statistics.
     Slice,
     /// The running ones.
     Running,
 }
 
+/// What is added before a unit's ReLU.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Shortcut<'a> {
+    None,
+    /// An activation as it is.
+    Identity(Span),
+    /// What this unit convolved, normalised.
+    Projection(&'a Unit),
+}
+
 /// Planning buffers while layers are laid out in the order of backward.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Planners {
+    pub(super) family: Family,
     pub(super) packed: Planner,
-    pub(super) arena: Planner,
+    pub(super) activations: Planner,
+    pub(super) vectors: Planner,
+}
+
+impl Planners {
+    /// For devices of a family: they pack weights alike.
+    pub(super) fn new(family: Family) -> Planners {
+        let (packed, activations, vectors) = Default::default();
+        Planners { family, packed, activations, vectors }
+    }
 }
 
 impl Unit {
@@ -80,10 +102,11 @@ impl Unit {
         let role =
             Role::ConvWeight { kernel: conv.kernel, inputs: conv.in_channels, outputs: channels };
         let weight = layout.parameter(format!("{conv_name}.weight"), role, conv.weight_len());
-        let packed = conv.packed_len();
+        let packed = conv.packed_len(planners.family);
+        let norm = NormShape { slices: conv.slices, rows, channels };
         Unit {
             conv,
-            norm: NormShape { rows, channels },
+            norm,
             gamma,
             beta,
             weight,
@@ -93,9 +116,11 @@ impl Unit {
             statistics: Span { start: 0, len: 0 },
             packed_forward: planners.packed.span(packed.forward),
             packed_input_grad: planners.packed.span(packed.input_grad),
-            z: planners.arena.span(conv.output_len()),
-            affine: planners.arena.span(2 * channels),
-            y: planners.arena.span(conv.output_len()),
+            z: planners.activations.span(conv.output_len()),
+            y: planners.activations.span(conv.output_len()),
+            stats: planners.vectors.span(norm.pairs_len()),
+            affine: planners.vectors.span(norm.pairs_len()),
+            sums: planners.vectors.span(norm.pairs_len()),
         }
     }
 
@@ -109,7 +134,7 @@ impl Unit {
         let ConvShape { kernel, in_channels, out_channels, .. } = self.conv;
         let role = Role::ConvBias { inputs: kernel * kernel * in_channels };
         let span = layout.parameter(format!("{conv_name}.bias"), role, out_channels);
-        let affine = planners.arena.span(2 * out_channels);
+        let affine = planners.vectors.span(2 * out_channels);
         Unit { bias: Some(Bias { span, affine }), ..self }
     }
 
@@ -123,9 +148,9 @@ impl Unit {
     ) {
         let len = self.y.len;
         (self.z, self.y) = (Span { len, ..z }, Span { len, ..y });
-        self.affine = planners.arena.span(self.affine.len);
+        self.affine = planners.vectors.span(self.affine.len);
         if let Some(bias) = &mut self.bias {
-            bias.affine = planners.arena.span(bias.affine.len);
+            bias.affine = planners.vectors.span(bias.affine.len);
         }
         self.packed_forward = planners.packed.span(self.packed_forward.len);
         self.packed_input_grad = Span { len: self.packed_input_grad.len, ..packed_input_grad };
@@ -147,31 +172,32 @@ impl Unit {
         ops::conv_pack(device, &self.conv, buffers.params.view(self.weight), forward, input_grad);
     }
 
-    /// `z = conv(x)` and the scale and shift that normalise it. `slice` is the slice's gradient vector.
+    /// `z = conv(x)` and the scale and shift that normalise it.
     pub(super) fn convolve(
         &self,
         device: &Device,
         buffers: &mut Buffers,
         x: Span,
         statistics: Statistics,
-        slice: &mut Buffer,
     ) {
-        let Buffers { params, running, packed, arena, .. } = buffers;
-        let [x, z, affine] = arena.views_mut([x, self.z, self.affine]);
+        let Buffers { params, running, packed, activations, vectors } = buffers;
+        let [x, z] = activations.views_mut([x, self.z]);
         let weight = packed.view(self.packed_forward);
-        let source = match statistics {
+        let (gamma, beta) = (params.view(self.gamma), params.view(self.beta));
+        let affine = self.affine(statistics);
+        match statistics {
             Statistics::Slice => {
-                let into = slice.view_mut(self.statistics);
-                ops::conv_forward(device, &self.conv, x.as_view(), weight, z, Some(into));
-                slice.view(self.statistics)
+                let [mut stats, affine] = vectors.views_mut([self.stats, affine]);
+                let into = Some(stats.reborrow());
+                ops::conv_forward(device, &self.conv, x.as_view(), weight, z, into);
+                ops::norm_affine(device, stats.as_view(), gamma, beta, EPSILON, affine);
             }
             Statistics::Running => {
+                let (stats, affine) = (running.view(self.running), vectors.view_mut(affine));
                 ops::conv_forward(device, &self.conv, x.as_view(), weight, z, None);
-                running.view(self.running)
+                ops::norm_affine(device, stats, gamma, beta, EPSILON, affine);
             }
-        };
-        let (gamma, beta) = (params.view(self.gamma), params.view(self.beta));
-        ops::norm_affine(device, source, gamma, beta, EPSILON, affine);
+        }
         if let (Statistics::Running, Some(bias)) = (statistics, &self.bias) {
             self.shift_by_bias(device, buffers, bias);
         }
@@ -179,64 +205,63 @@ impl Unit {
 
     /// `shift + scale * b`: the bias is normalised as an image of one pixel would be.
     fn shift_by_bias(&self, device: &Device, buffers: &mut Buffers, bias: &Bias) {
-        let Buffers { params, running, arena, .. } = buffers;
+        let Buffers { params, running, vectors, .. } = buffers;
         let channels = self.conv.out_channels;
         let shift = Span::new(self.affine.start + channels, channels);
-        let [mut affine, shift] = arena.views_mut([bias.affine, shift]);
+        let [mut affine, shift] = vectors.views_mut([bias.affine, shift]);
         let (gamma, beta) = (params.view(self.gamma), params.view(self.beta));
         let source = running.view(self.running);
         ops::norm_affine(device, source, gamma, beta, EPSILON, affine.reborrow());
-        let pixel = NormShape { rows: 1, channels };
+        let pixel = NormShape { slices: 1, rows: 1, channels };
         let (b, affine) = (params.view(bias.span), affine.as_view());
         ops::norm_apply(device, &pixel, b, affine, Residual::None, Activation::None, shift);
     }
 
-    /// `y = relu(norm(z))`.
-    pub(super) fn activate(&self, device: &Device, arena: &mut Buffer) {
-        let [z, affine, y] = arena.views_mut([self.z, self.affine, self.y]);
-        let (z, affine) = (z.as_view(), affine.as_view());
-        ops::norm_apply(device, &self.norm, z, affine, Residual::None, Activation::Relu, y);
+    /// Scale and shift: one pair for each slice, or one for all.
+    fn affine(&self, statistics: Statistics) -> Span {
+        match statistics {
+            Statistics::Slice => self.affine,
+            Statistics::Running => Span { len: 2 * self.conv.out_channels, ..self.affine },
+        }
     }
 
-    /// `y = relu(norm(z) + x)`.
-    pub(super) fn activate_with_identity(&self, device: &Device, arena: &mut Buffer, x: Span) {
-        let [z, affine, x, y] = arena.views_mut([self.z, self.affine, x, self.y]);
-        let residual = Residual::Plain(x.as_view());
-        ops::norm_apply(
-            device,
-            &self.norm,
-            z.as_view(),
-            affine.as_view(),
-            residual,
-            Activation::Relu,
-            y,
-        );
-    }
-
-    /// `y = relu(norm(z) + norm(shortcut.z))`.
-    pub(super) fn activate_with_projection(
+    /// `y = relu(norm(z) + shortcut)`.
+    pub(super) fn activate(
         &self,
         device: &Device,
-        arena: &mut Buffer,
-        shortcut: &Unit,
+        buffers: &mut Buffers,
+        statistics: Statistics,
+        shortcut: Shortcut<'_>,
     ) {
-        let spans = [self.z, self.affine, shortcut.z, shortcut.affine, self.y];
-        let [z, affine, other_z, other_affine, y] = arena.views_mut(spans);
-        let residual =
-            Residual::Normalised { z: other_z.as_view(), affine: other_affine.as_view() };
-        ops::norm_apply(
-            device,
-            &self.norm,
-            z.as_view(),
-            affine.as_view(),
-            residual,
-            Activation::Relu,
-            y,
-        );
+        let Buffers { activations, vectors, .. } = buffers;
+        let shape = match statistics {
+            Statistics::Slice => self.norm,
+            Statistics::Running => NormShape { slices: 1, ..self.norm },
+        };
+        let affine = vectors.view(self.affine(statistics));
+        let apply = |z: &ViewMut<'_>, residual, y| {
+            let z = z.as_view();
+            ops::norm_apply(device, &shape, z, affine, residual, Activation::Relu, y);
+        };
+        match shortcut {
+            Shortcut::None => {
+                let [z, y] = activations.views_mut([self.z, self.y]);
+                apply(&z, Residual::None, y);
+            }
+            Shortcut::Identity(x) => {
+                let [z, x, y] = activations.views_mut([self.z, x, self.y]);
+                apply(&z, Residual::Plain(x.as_view()), y);
+            }
+            Shortcut::Projection(other) => {
+                let [z, other_z, y] = activations.views_mut([self.z, other.z, self.y]);
+                let affine = vectors.view(other.affine(statistics));
+                apply(&z, Residual::Normalised { z: other_z.as_view(), affine }, y);
+            }
+        }
     }
 
-    /// From the gradient of the output to that of `z`, and to gamma's and beta's. `dy` (arena) is masked in place where the
-    /// unit's ReLU, if `mask` says so, put out 0; `dz` (arena) is overwritten.
+    /// From the gradient of the output to that of `z`, and to gamma's and beta's. `dy` is masked in place where the unit's
+    /// ReLU, if `mask` says so, put out 0; `dz` is overwritten. The slices' statistics go into the gradient vector, too.
     pub(super) fn backward_norm(
         &self,
         device: &Device,
@@ -244,49 +269,68 @@ impl Unit {
         slice: &mut Buffer,
         pass: NormBackward,
     ) {
-        let Buffers { params, arena, .. } = buffers;
-        let spans = [self.gamma, self.beta, self.statistics];
-        let [mut d_gamma, mut d_beta, statistics] = slice.views_mut(spans);
-        let statistics = statistics.as_view();
-        let (norm, [g, b]) = (&self.norm, [d_gamma.reborrow(), d_beta.reborrow()]);
+        let Buffers { params, activations, vectors, .. } = buffers;
+        let norm = &self.norm;
+        let [stats, mut sums] = vectors.views_mut([self.stats, self.sums]);
+        let (stats, into) = (stats.as_view(), sums.reborrow());
         match pass.mask {
             Mask::Relu => {
-                let [dy, y, z] = arena.views_mut([pass.dy, self.y, self.z]);
+                let [dy, y, z] = activations.views_mut([pass.dy, self.y, self.z]);
                 let (y, z) = (Some(y.as_view()), z.as_view());
-                ops::norm_backward_reduce(device, norm, dy, y, z, statistics, EPSILON, g, b);
+                ops::norm_backward_reduce(device, norm, dy, y, z, stats, EPSILON, into);
             }
             Mask::None => {
-                let [dy, z] = arena.views_mut([pass.dy, self.z]);
-                let z = z.as_view();
-                ops::norm_backward_reduce(device, norm, dy, None, z, statistics, EPSILON, g, b);
+                let [dy, z] = activations.views_mut([pass.dy, self.z]);
+                ops::norm_backward_reduce(
+                    device,
+                    norm,
+                    dy,
+                    None,
+                    z.as_view(),
+                    stats,
+                    EPSILON,
+                    into,
+                );
             }
         }
-        let [dy, z, dz] = arena.views_mut([pass.dy, self.z, pass.dz]);
-        let (gamma, g, b) = (params.view(self.gamma), d_gamma.as_view(), d_beta.as_view());
+        let [dy, z, dz] = activations.views_mut([pass.dy, self.z, pass.dz]);
+        let (gamma, sums) = (params.view(self.gamma), sums.as_view());
         let (dy, z) = (dy.as_view(), z.as_view());
-        ops::norm_backward_apply(device, norm, dy, z, statistics, gamma, g, b, EPSILON, dz);
+        ops::norm_backward_apply(device, norm, dy, z, stats, gamma, sums, EPSILON, dz);
+        ops::sum_slices(device, sums, slice.view_mut(self.gamma_and_beta()));
+        self.backward_bias(device, buffers, slice);
+        let stats = buffers.vectors.view(self.stats);
+        ops::sum_slices(device, stats, slice.view_mut(self.statistics));
     }
 
-    /// After `backward_norm`, which needs the mean of `z`: the bias has no gradient, and the slice's mean becomes that of
-    /// `z + b`, for the running mean. Nothing to do for a unit without a bias.
-    pub(super) fn backward_bias(&self, device: &Device, params: &Buffer, slice: &mut Buffer) {
+    /// Gamma's place and beta's, which follows it.
+    fn gamma_and_beta(&self) -> Span {
+        assert_eq!(self.gamma.end(), self.beta.start, "the layout puts beta behind gamma");
+        Span::new(self.gamma.start, 2 * self.gamma.len)
+    }
+
+    /// After all that needs the mean of `z`: the bias has no gradient, and each slice's mean becomes that of `z + b`, for the
+    /// running mean. Nothing to do for a unit without a bias.
+    fn backward_bias(&self, device: &Device, buffers: &mut Buffers, slice: &mut Buffer) {
         let Some(bias) = &self.bias else { return };
-        let mean = Span::new(self.statistics.start, bias.span.len);
-        let [d_bias, mean] = slice.views_mut([bias.span, mean]);
-        ops::fill(device, d_bias, 0.0);
-        ops::add(device, mean, params.view(bias.span));
+        ops::fill(device, slice.view_mut(bias.span), 0.0);
+        let channels = bias.span.len;
+        for index in 0..self.norm.slices {
+            let mean = Span::new(self.stats.start + index * 2 * channels, channels);
+            ops::add(device, buffers.vectors.view_mut(mean), buffers.params.view(bias.span));
+        }
     }
 
-    /// The weight's gradient from `x` and `dz` (arena).
+    /// The weight's gradient from `x` and `dz`.
     pub(super) fn backward_weight(
         &self,
         device: &Device,
-        arena: &mut Buffer,
+        activations: &mut Buffer,
         x: Span,
         dz: Span,
         slice: &mut Buffer,
     ) {
-        let [x, dz] = arena.views_mut([x, dz]);
+        let [x, dz] = activations.views_mut([x, dz]);
         ops::conv_weight_grad(
             device,
             &self.conv,
@@ -296,7 +340,7 @@ impl Unit {
         );
     }
 
-    /// The input's gradient from `dz`, written to or added to `dx` (arena).
+    /// The input's gradient from `dz`, written to or added to `dx`.
     pub(super) fn backward_input(
         &self,
         device: &Device,
@@ -305,7 +349,7 @@ impl Unit {
         dx: Span,
         how: Accumulate,
     ) {
-        let [dz, dx] = buffers.arena.views_mut([dz, dx]);
+        let [dz, dx] = buffers.activations.views_mut([dz, dx]);
         let weight = buffers.packed.view(self.packed_input_grad);
         ops::conv_input_grad(device, &self.conv, dz.as_view(), weight, dx, how);
     }
@@ -319,7 +363,8 @@ impl Unit {
         slices: usize,
     ) {
         let (into, from) = (running.view_mut(self.running), sums.view(self.statistics));
-        ops::norm_update_running(device, into, from, slices, self.norm.rows, RUNNING_MOMENTUM);
+        let rows = self.norm.rows / self.norm.slices;
+        ops::norm_update_running(device, into, from, slices, rows, RUNNING_MOMENTUM);
     }
 
     /// End of this unit's gradients in the gradient vector.

@@ -2,7 +2,7 @@
 //! `gradient_scale * g + weight_decay * p`; here the two factors come from the rule and from norms.
 
 use kernels::ops::{self, SgdSegment};
-use kernels::{Buffer, Device, Span};
+use kernels::{Buffer, Device, DeviceError, Span};
 use proto::job::{Optimizer, Rule};
 
 use super::clip::clip_scale;
@@ -43,27 +43,33 @@ impl Sgd {
 
     /// Looks at a gradient that is about to be used; it begins with the parameters' gradients. Returns the L2 norm of all of
     /// these together, which is not finite if one of them is not.
-    pub fn measure(&mut self, gradient: &Buffer) -> f64 {
+    pub fn measure(&mut self, gradient: &Buffer) -> Result<f64, DeviceError> {
         let view = gradient.view(gradient.span());
-        ops::sums_of_squares(&self.device, view, &self.spans, &mut self.gradient_squares);
-        self.gradient_norm()
+        ops::sums_of_squares(&self.device, view, &self.spans, &mut self.gradient_squares)?;
+        Ok(self.gradient_norm())
     }
 
     /// One update by the gradient that was measured last.
-    pub fn update(&mut self, params: &mut Buffer, gradient: &Buffer, learning_rate: f32) {
-        self.plan(params);
+    pub fn update(
+        &mut self,
+        params: &mut Buffer,
+        gradient: &Buffer,
+        learning_rate: f32,
+    ) -> Result<(), DeviceError> {
+        self.plan(params)?;
         let whole = Span { start: 0, len: params.len() };
         let Optimizer { momentum, nesterov, .. } = self.rule;
         let rule = ops::Sgd { learning_rate, momentum, nesterov };
         let (params, grads) = (params.view_mut(whole), gradient.view(whole));
         let velocity = self.velocity.view_mut(whole);
         ops::sgd(&self.device, &rule, &self.segments, params, grads, velocity);
+        Ok(())
     }
 
     /// Back to the beginning: velocity is zero.
     pub fn reset(&mut self) {
         let whole = self.velocity.span();
-        self.velocity.write(whole, &vec![0.0; whole.len]);
+        ops::fill(&self.device, self.velocity.view_mut(whole), 0.0);
     }
 
     pub fn velocity(&self) -> &Buffer {
@@ -80,12 +86,12 @@ impl Sgd {
 
     /// What this step makes of each tensor's gradient. Clipping comes before everything else, as where PyTorch's users
     /// put it: the ratios are those of the clipped gradient.
-    fn plan(&mut self, params: &Buffer) {
+    fn plan(&mut self, params: &Buffer) -> Result<(), DeviceError> {
         let Optimizer { rule, clip_norm, weight_decay, .. } = self.rule;
         let clip = clip_norm.map_or(1.0, |clip_norm| clip_scale(clip_norm, self.gradient_norm()));
         if let Rule::Lars { .. } = rule {
             let view = params.view(params.span());
-            ops::sums_of_squares(&self.device, view, &self.spans, &mut self.parameter_squares);
+            ops::sums_of_squares(&self.device, view, &self.spans, &mut self.parameter_squares)?;
         }
         let squares = self.parameter_squares.iter().zip(&self.gradient_squares);
         let segment = |(tensor, (parameter, gradient)): (&Tensor, (&f64, &f64))| {
@@ -107,5 +113,6 @@ impl Sgd {
         };
         self.segments.clear();
         self.segments.extend(self.tensors.iter().zip(squares).map(segment));
+        Ok(())
     }
 }

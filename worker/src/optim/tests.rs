@@ -108,8 +108,8 @@ fn run(device: &Device, layout: &Layout, rule: &Optimizer, ema: job::Ema) -> End
         let gradient =
             filled(device, layout, |i| (1.3 * step as f64 + 0.7 * i as f64).sin() * size);
         let rate = f64::from(rule.learning_rate) * (1.0 - step as f64 / 20.0);
-        gradient_norms.push(optimizer.measure(&gradient));
-        optimizer.update(&mut params, &gradient, rate as f32);
+        gradient_norms.push(optimizer.measure(&gradient).unwrap());
+        optimizer.update(&mut params, &gradient, rate as f32).unwrap();
         average.update(step as u64, &params, &running);
     }
     let averages = std::mem::replace(average.state_mut().0, device.alloc(0));

@@ -146,6 +146,7 @@ fn start(
     let dataset = Arc::new(Dataset::open(format(&job), folder.as_ref()).unwrap());
     let device = Device::cpu(NonZeroUsize::MIN).unwrap();
     let geometry = Geometry {
+        slices: 1,
         batch: job.train.slice_len(),
         height: dataset.shape.height,
         width: dataset.shape.width,
@@ -170,7 +171,7 @@ fn start(
     held.set_mark(GENERATION, 0);
     let buckets = held.model.layout().buckets(BUCKET_LEN_MAX);
     let mut collective = connect(buckets.iter().map(Range::len).collect());
-    let gradients = Gradients::new(collective.as_mut(), slices.clone(), buckets);
+    let gradients = Gradients::new(&device, collective.as_mut(), slices.clone(), 1, buckets);
     let source = Source::new(dataset, &job);
     let share = Share {
         first_step: 1,

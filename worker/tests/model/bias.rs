@@ -120,5 +120,6 @@ fn training(stem: Stem, stem_bias: bool, slices: usize) -> Training {
 }
 
 const SEED: u64 = 21;
-const GEOMETRY: Geometry = Geometry { batch: 4, height: 19, width: 17, channels: 3, classes: 5 };
+const GEOMETRY: Geometry =
+    Geometry { slices: 1, batch: 4, height: 19, width: 17, channels: 3, classes: 5 };
 const ERROR_MAX: f64 = 1e-5;

@@ -88,7 +88,8 @@ fn check(case: &Case) -> String {
         zero_init_residual: false,
     };
     let [height, width, channels] = case.input;
-    let geometry = Geometry { batch: case.batch, height, width, channels, classes: case.classes };
+    let geometry =
+        Geometry { slices: 1, batch: case.batch, height, width, channels, classes: case.classes };
     let mut training = Training::new(&any_device(), &model, geometry, 1);
     training.model.initialise(SEED);
     leave_ones_and_zeros(&mut training);
@@ -150,7 +151,7 @@ pub(crate) fn leave_ones_and_zeros(training: &mut Training) {
 
 /// The images as the reference takes them.
 pub(crate) fn input(images: &Images, geometry: Geometry) -> Activation {
-    let Geometry { batch, height, width, channels, .. } = geometry;
+    let Geometry { slices: _, batch, height, width, channels, .. } = geometry;
     let (mean, std) = NORMALISATION;
     let mut values = Vec::new();
     for sample in images.pixels.chunks_exact(height * width * channels) {

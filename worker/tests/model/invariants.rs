@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use kernels::{Device, Isa};
+use kernels::{Device, Family, Isa};
 use proto::job::{Arch, Block, Model, Stem};
 use worker::layout::Role;
 use worker::model::{Geometry, ResNet};
@@ -14,8 +14,8 @@ use crate::training::{Images, Training, any_device, bits, device, predict};
 
 #[test]
 fn first_values_depend_on_the_seed_alone() {
-    let geometry = Geometry { batch: 4, height: 9, width: 7, channels: 3, classes: 10 };
-    let other = Geometry { batch: 2, height: 12, width: 12, ..geometry };
+    let geometry = Geometry { slices: 1, batch: 4, height: 9, width: 7, channels: 3, classes: 10 };
+    let other = Geometry { slices: 1, batch: 2, height: 12, width: 12, ..geometry };
     let start = |seed, device: &Device, geometry| {
         let mut training = Training::new(device, &cifar(), geometry, 1);
         training.model.initialise(seed);
@@ -34,7 +34,7 @@ fn first_values_depend_on_the_seed_alone() {
 
 #[test]
 fn a_model_for_inference_gives_the_same_logits_out_of_less_memory() {
-    let geometry = Geometry { batch: 3, height: 33, width: 33, channels: 3, classes: 7 };
+    let geometry = Geometry { slices: 1, batch: 3, height: 33, width: 33, channels: 3, classes: 7 };
     let widths = vec![8, 16, 20];
     let of = |block, stem, blocks: &[usize], stem_bias| {
         let (blocks, widths) = (blocks.to_vec(), widths.clone());
@@ -64,15 +64,18 @@ fn a_model_for_inference_gives_the_same_logits_out_of_less_memory() {
         assert_eq!(logits(&mut alone, &pixels), expected, "{model:?}");
     }
     let resnet50 = Model::standard(Arch::Resnet50);
-    let photo = Geometry { batch: 8, height: 224, width: 224, channels: 3, classes: 1000 };
-    let (whole, alone) =
-        (ResNet::elements(&resnet50, photo, &[]), ResNet::inference_elements(&resnet50, photo));
+    let photo =
+        Geometry { slices: 1, batch: 8, height: 224, width: 224, channels: 3, classes: 1000 };
+    let (whole, alone) = (
+        ResNet::elements(Family::Cpu, &resnet50, photo, &[]),
+        ResNet::inference_elements(Family::Cpu, &resnet50, photo),
+    );
     assert!(5 * alone.total < 2 * whole.total, "{alone:?} {whole:?}");
 }
 
 #[test]
 fn first_values_have_the_spread_that_pytorch_gives_them() {
-    let geometry = Geometry { batch: 1, height: 8, width: 8, channels: 3, classes: 200 };
+    let geometry = Geometry { slices: 1, batch: 1, height: 8, width: 8, channels: 3, classes: 200 };
     let mut training = Training::new(&any_device(), &cifar(), geometry, 1);
     training.model.initialise(11);
     let params = training.model.params().host().unwrap();
@@ -101,7 +104,7 @@ fn first_values_have_the_spread_that_pytorch_gives_them() {
 
 #[test]
 fn no_two_convolutions_start_with_the_same_draws() {
-    let geometry = Geometry { batch: 1, height: 8, width: 8, channels: 3, classes: 10 };
+    let geometry = Geometry { slices: 1, batch: 1, height: 8, width: 8, channels: 3, classes: 10 };
     let mut training = Training::new(&any_device(), &cifar(), geometry, 1);
     training.model.initialise(12);
     let params = training.model.params().host().unwrap();
@@ -157,7 +160,7 @@ fn each_bucket_is_announced_before_backward_goes_on_to_the_next_layer() {
 fn a_model_that_changed_its_size_trains_as_one_made_for_it() {
     // Wide enough that the algorithm of its convolutions depends on the size: see `ConvShape::packed_len`.
     let wide = Model { blocks: vec![1], widths: vec![64], ..cifar() };
-    let geometry = Geometry { batch: 2, height: 8, width: 7, channels: 3, classes: 5 };
+    let geometry = Geometry { slices: 1, batch: 2, height: 8, width: 7, channels: 3, classes: 5 };
     for (model, large) in models().into_iter().chain([(wide, geometry)]) {
         // The memory holds what other sizes left, and is longer than this one needs.
         let small = Geometry { height: large.height - 3, width: large.width - 2, ..large };
@@ -170,7 +173,7 @@ fn a_model_that_changed_its_size_trains_as_one_made_for_it() {
             let saved = snapshot(&changing, step as u64);
             made.restore_model(&saved.encode_model());
             made.restore_optimizer(&saved.encode_optimizer());
-            changing.model.resize(geometry.height, geometry.width);
+            changing.model.resize(1, geometry.height, geometry.width);
             assert_eq!(changing.step(&images).to_bits(), made.step(&images).to_bits());
             assert!(changing.state_bits() == made.state_bits(), "step {step} of {model:?}");
         }
@@ -180,10 +183,10 @@ fn a_model_that_changed_its_size_trains_as_one_made_for_it() {
 #[test]
 fn memory_is_planned_for_the_largest_size() {
     let (model, geometry) = models().remove(0);
-    let elements = |sizes: &[[usize; 2]]| ResNet::elements(&model, geometry, sizes);
+    let elements = |sizes: &[[usize; 2]]| ResNet::elements(Family::Cpu, &model, geometry, sizes);
     assert_eq!(elements(&[[geometry.height - 1, geometry.width]]), elements(&[]));
     let large = Geometry { height: 2 * geometry.height, ..geometry };
-    let alone = ResNet::elements(&model, large, &[]);
+    let alone = ResNet::elements(Family::Cpu, &model, large, &[]);
     assert_eq!(elements(&[[large.height, large.width]]).total, alone.total);
 }
 
@@ -254,7 +257,7 @@ fn a_prediction_does_not_depend_on_the_rest_of_the_batch() {
 #[test]
 fn slices_of_one_row_train_without_losing_a_number() {
     // One sample and one pixel: no variance to divide by, and none to correct.
-    let geometry = Geometry { batch: 1, height: 1, width: 1, channels: 3, classes: 4 };
+    let geometry = Geometry { slices: 1, batch: 1, height: 1, width: 1, channels: 3, classes: 4 };
     let mut training = Training::new(&any_device(), &cifar(), geometry, 2);
     training.model.initialise(13);
     for seed in 0..3 {
@@ -274,8 +277,8 @@ fn models() -> Vec<(Model, Geometry)> {
         stem_bias: false,
         zero_init_residual: false,
     };
-    let geometry = Geometry { batch: 5, height: 19, width: 33, channels: 3, classes: 7 };
-    let small = Geometry { batch: 4, height: 9, width: 7, channels: 1, classes: 10 };
+    let geometry = Geometry { slices: 1, batch: 5, height: 19, width: 33, channels: 3, classes: 7 };
+    let small = Geometry { slices: 1, batch: 4, height: 9, width: 7, channels: 1, classes: 10 };
     vec![(bottleneck, geometry), (cifar(), small)]
 }
 

@@ -47,13 +47,25 @@ fn bottleneck_blocks_behind_the_imagenet_stem_train_as_in_pytorch() {
 #[test]
 fn layers_wide_enough_for_winograd_convolutions_train_as_in_pytorch() {
     let (model, geometry) = model_of(&expected()["runs"]["wide"]);
-    let Geometry { batch, height, width, .. } = geometry;
+    let Geometry { slices: _, batch, height, width, .. } = geometry;
     let channels = model.widths[0];
     let (in_channels, out_channels) = (channels, channels);
-    let conv =
-        ConvShape { batch, height, width, in_channels, out_channels, kernel: 3, stride: 1, pad: 1 };
+    let conv = ConvShape {
+        slices: 1,
+        batch,
+        height,
+        width,
+        in_channels,
+        out_channels,
+        kernel: 3,
+        stride: 1,
+        pad: 1,
+    };
     // Winograd's weights are packed transformed: 36 for each 9.
-    assert!(conv.packed_len().forward >= 4 * conv.weight_len(), "the layers are wide enough");
+    assert!(
+        conv.packed_len(kernels::Family::Cpu).forward >= 4 * conv.weight_len(),
+        "the layers are wide enough"
+    );
     let train = formula::images(80, geometry);
     let data = Data { evaluated: train.part(0, 32), train };
     let (readings, _) = train_again("wide", &data);
@@ -163,6 +175,7 @@ fn model_of(run: &Value) -> (Model, Geometry) {
     };
     let input = integers(&run["input_shape_hwc"]);
     let geometry = Geometry {
+        slices: 1,
         batch: integer(&run["batch"]) / integer(&run["slices"]),
         height: input[0],
         width: input[1],

@@ -110,7 +110,8 @@ fn training(seed: u64) -> Training {
     training
 }
 
-const GEOMETRY: Geometry = Geometry { batch: 4, height: 19, width: 17, channels: 3, classes: 3 };
+const GEOMETRY: Geometry =
+    Geometry { slices: 1, batch: 4, height: 19, width: 17, channels: 3, classes: 3 };
 const BATCH: usize = 8;
 const STEPS: usize = 5;
 const SAVED_AFTER: usize = 3;

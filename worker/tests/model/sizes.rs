@@ -20,7 +20,8 @@ fn the_standard_depths_have_as_many_parameters_as_in_torchvision() {
         ("resnet101", 44_549_160, 314),
         ("resnet152", 60_192_808, 467),
     ] {
-        let geometry = Geometry { batch: 1, height: 32, width: 32, channels: 3, classes: 1000 };
+        let geometry =
+            Geometry { slices: 1, batch: 1, height: 32, width: 32, channels: 3, classes: 1000 };
         let model = ResNet::new(&device(1, Isa::detect()), &standard(arch), geometry);
         let layout = model.layout();
         assert_eq!(layout.parameters_len(), parameters, "{arch}");
@@ -33,7 +34,7 @@ fn the_standard_depths_have_as_many_parameters_as_in_torchvision() {
 
 #[test]
 fn a_file_to_start_from_must_hold_the_tensors_that_a_checkpoint_holds() {
-    let geometry = Geometry { batch: 1, height: 8, width: 8, channels: 2, classes: 5 };
+    let geometry = Geometry { slices: 1, batch: 1, height: 8, width: 8, channels: 2, classes: 5 };
     let small = |block, blocks: &[usize], widths: &[usize]| {
         let (blocks, widths) = (blocks.to_vec(), widths.to_vec());
         let (stem, stem_bias, zero_init_residual) = (Stem::Cifar, true, false);

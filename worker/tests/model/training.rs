@@ -114,7 +114,7 @@ impl Training {
         let signed = self.model.layout().totals().start + Total::StopVotes as usize;
         slot.host_mut().unwrap()[signed..].fill(0.0);
         load(&mut self.model, &images.pixels);
-        self.model.forward(slot);
+        self.model.forward();
         let targets = Targets {
             labels: ops::Labels::of(&images.labels),
             label_smoothing: LABEL_SMOOTHING,
@@ -127,8 +127,8 @@ impl Training {
     pub(crate) fn update(&mut self) {
         let sum = &self.slots[0];
         let (params, _) = self.model.state_mut();
-        self.optimizer.measure(sum);
-        self.optimizer.update(params, sum, RULE.learning_rate);
+        self.optimizer.measure(sum).unwrap();
+        self.optimizer.update(params, sum, RULE.learning_rate).unwrap();
         self.model.update_running(sum, self.slots.len());
         self.model.pack();
     }
@@ -162,14 +162,14 @@ impl Images {
 /// Logits of a batch of images, `[N, classes]`.
 pub(crate) fn predict(model: &mut ResNet, pixels: &[u8]) -> Vec<f32> {
     load(model, pixels);
-    model.predict()
+    model.predict().unwrap()
 }
 
 fn load(model: &mut ResNet, pixels: &[u8]) {
-    let Geometry { batch, channels, .. } = model.geometry();
+    let Geometry { slices: _, batch, channels, .. } = model.geometry();
     let crops = vec![Crop { top: 0, left: 0, flip: false }; batch];
     let (mean, std) = NORMALISATION;
-    model.load(pixels, &crops, &vec![mean; channels], &vec![std; channels]);
+    model.load(0, pixels, &crops, &vec![mean; channels], &vec![std; channels]);
 }
 
 pub(crate) fn device(threads: usize, isa: Isa) -> Device {

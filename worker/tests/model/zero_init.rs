@@ -57,4 +57,5 @@ fn started(block: Block, zero_init_residual: bool) -> Training {
     training
 }
 
-const GEOMETRY: Geometry = Geometry { batch: 4, height: 8, width: 8, channels: 3, classes: 5 };
+const GEOMETRY: Geometry =
+    Geometry { slices: 1, batch: 4, height: 8, width: 8, channels: 3, classes: 5 };

@@ -121,7 +121,8 @@ fn torchvisions_own_state_dicts_can_be_started_from_and_give_its_logits() {
         let paths = files.each_ref().map(|path| path.to_str().unwrap());
         let arguments = [arch.as_str(), paths[0], paths[1], paths[2], "4", "64"];
         ask(&python, "make_torchvision.py", &arguments);
-        let geometry = Geometry { batch: 4, height: 64, width: 64, channels: 3, classes: 1000 };
+        let geometry =
+            Geometry { slices: 1, batch: 4, height: 64, width: 64, channels: 3, classes: 1000 };
         let device = Device::cpu(NonZeroUsize::new(2).unwrap()).unwrap();
         let mut model = ResNet::new(&device, &Model::standard(arch), geometry);
         let layout = model.layout().clone();
@@ -131,10 +132,10 @@ fn torchvisions_own_state_dicts_can_be_started_from_and_give_its_logits() {
         assert_eq!(fit.unwrap(), Fit::Whole);
         model.pack();
         let crops = [Crop { top: 0, left: 0, flip: false }; 4];
-        model.load(&std::fs::read(images).unwrap(), &crops, &[0.5; 3], &[0.25; 3]);
+        model.load(0, &std::fs::read(images).unwrap(), &crops, &[0.5; 3], &[0.25; 3]);
         let exact = std::fs::read(logits).unwrap();
         let exact: Vec<f32> = bytemuck::pod_collect_to_vec(&exact);
-        let found = model.predict();
+        let found = model.predict().unwrap();
         assert_eq!(found.len(), exact.len());
         let difference = found.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         println!("{}: largest difference {difference:.1e}", arch.as_str());
@@ -182,8 +183,8 @@ fn images_and_logits(made: &Made) -> (PathBuf, PathBuf) {
     let device = Device::cpu(NonZeroUsize::new(2).unwrap()).unwrap();
     let mut model = trained.model(&device, IMAGES).unwrap();
     let batch = source.test(0, IMAGES);
-    model.load(&batch.pixels, &batch.crops, source.mean(), source.std());
-    let logits = model.predict();
+    model.load(0, &batch.pixels, &batch.crops, source.mean(), source.std());
+    let logits = model.predict().unwrap();
     let input = &made.manifest.input;
     let mut images = Vec::new();
     for image in batch.pixels.chunks_exact(input.height * input.width * input.channels) {

@@ -45,6 +45,7 @@ pub(crate) fn train(job: &str, data: &Path, steps: u64) -> Made {
     let device = Device::cpu(NonZeroUsize::new(2).unwrap()).unwrap();
     let shape = source.dataset().shape;
     let geometry = Geometry {
+        slices: 1,
         batch: job.train.slice_len(),
         height: shape.height,
         width: shape.width,
@@ -63,8 +64,8 @@ pub(crate) fn train(job: &str, data: &Path, steps: u64) -> Made {
             ops::add(&device, sum.view_mut(other.span()), other.view(other.span()));
         }
         let (params, _) = model.state_mut();
-        optimizer.measure(sum);
-        optimizer.update(params, sum, job.optimizer.learning_rate);
+        optimizer.measure(sum).unwrap();
+        optimizer.update(params, sum, job.optimizer.learning_rate).unwrap();
         model.update_running(sum, job.train.slices);
         model.pack();
     }
@@ -83,8 +84,8 @@ fn gradients(job: &Job, source: &Source, model: &mut ResNet, slots: &mut [Buffer
     for (slice, slot) in (0..).zip(slots) {
         let first = (step - 1) * batch + slice * slice_len;
         let samples = source.train(first..first + slice_len);
-        model.load(&samples.pixels, &samples.crops, source.mean(), source.std());
-        model.forward(slot);
+        model.load(0, &samples.pixels, &samples.crops, source.mean(), source.std());
+        model.forward();
         let targets = Targets {
             labels: samples.classes(),
             label_smoothing: job.train.label_smoothing,

@@ -32,16 +32,20 @@ fn subtrees_cover_a_run_exactly_and_in_order_and_no_two_are_siblings() {
 
 #[test]
 fn a_plan_computes_each_slice_once_and_ends_with_the_subtrees_of_its_run() {
-    for (slices, run) in runs() {
-        let plan = SlicePlan::new(run.clone());
-        assert!(plan.steps().iter().map(|step| step.slice).eq(run.clone()));
+    let plans = |(slices, run): (u32, Range<u32>)| {
+        let plan = |most| (slices, run.clone(), most, SlicePlan::at_once(run.clone(), most));
+        [1, 2, 3, 8].map(plan)
+    };
+    for (slices, run, most, plan) in runs().flat_map(plans) {
+        assert!(plan.steps().iter().flat_map(|step| step.slices.clone()).eq(run.clone()));
+        assert!(plan.steps().iter().all(|step| step.slices.len() <= most as usize));
         assert!(plan.partials().iter().map(|(node, _)| *node).eq(subtrees(run.clone())));
         assert!(plan.slots() <= 2 * slices.ilog2() as usize + 1, "{run:?}: {}", plan.slots());
 
         // Strings for values show which additions were done, brackets and all.
         let mut slots = vec![String::new(); plan.slots()];
         for step in plan.steps() {
-            slots[step.slot] = step.slice.to_string();
+            slots[step.slot] = brackets(step.slices.clone());
             for Merge { into, from } in &step.merges {
                 slots[*into] = format!("({}+{})", slots[*into], slots[*from]);
                 slots[*from] = "used".to_owned();

@@ -1,0 +1,82 @@
+//! The way of gradients to the exchange and of their sum back. On the CPU they are computed in the exchange's memory and
+//! there is no way to go. A GPU's go through main memory: copied out when backward is through, and the sum back in.
+
+use std::ops::Range;
+
+use kernels::{Buffer, Device, Family};
+
+use crate::collective::{Collective, SlicePlan};
+use crate::step::StepError;
+
+#[derive(Debug)]
+pub(super) enum Passage {
+    /// The exchange's own memory.
+    None,
+    ThroughHost {
+        /// The exchange's memory: this worker's partials.
+        partials: Vec<Buffer>,
+        /// On the device.
+        sum: Buffer,
+    },
+}
+
+impl Passage {
+    /// Returns the gradient vectors in which the device computes, too.
+    pub(super) fn open(
+        device: &Device,
+        plan: &SlicePlan,
+        collective: &mut dyn Collective,
+    ) -> (Vec<Buffer>, Passage) {
+        let slots = collective.slots();
+        match device.family() {
+            Family::Cpu => {
+                assert_eq!(slots.len(), plan.slots(), "the exchange knows the slices");
+                (slots, Passage::None)
+            }
+            Family::Cuda => {
+                let len = collective.sum().len();
+                let own = (0..plan.slots()).map(|_| device.alloc(len)).collect();
+                (own, Passage::ThroughHost { partials: slots, sum: device.alloc(len) })
+            }
+        }
+    }
+
+    /// Whether a bucket may enter the exchange while backward goes on.
+    pub(super) fn is_open_during_backward(&self) -> bool {
+        matches!(self, Passage::None)
+    }
+
+    /// Backward is through: what has not entered the exchange yet does now. `slots` start with this worker's partials.
+    pub(super) fn leave(
+        &mut self,
+        step: u64,
+        slots: &[Buffer],
+        buckets: &[Range<usize>],
+        collective: &mut dyn Collective,
+    ) -> Result<(), StepError> {
+        let Passage::ThroughHost { partials, .. } = self else { return Ok(()) };
+        for (from, into) in slots.iter().zip(partials) {
+            let host = into.host_mut().expect("the exchange's memory is host memory");
+            from.read(from.span(), host)?;
+        }
+        for bucket in 0..buckets.len() {
+            collective.reduce(step, bucket)?;
+        }
+        Ok(())
+    }
+
+    /// The exchange has the sum.
+    pub(super) fn arrive(&mut self, collective: &dyn Collective) {
+        let Passage::ThroughHost { sum, .. } = self else { return };
+        let host = collective.sum().host().expect("the exchange's memory is host memory");
+        sum.write(sum.span(), host);
+    }
+
+    /// On the device, over all slices.
+    pub(super) fn sum<'a>(&'a self, collective: &'a dyn Collective) -> &'a Buffer {
+        match self {
+            Passage::None => collective.sum(),
+            Passage::ThroughHost { sum, .. } => sum,
+        }
+    }
+}
