@@ -71,6 +71,18 @@ fn the_edge_is_reported_at_its_line_and_libraries_are_free() {
 }
 
 #[test]
+fn the_mock_gpu_is_for_tests_alone() {
+    let with = |kind: &str| {
+        let kernels = format!("[package]\nname = \"kernels\"\n[{kind}]\ncuda-mock = {{}}\n");
+        let mock = "[package]\nname = \"cuda-mock\"\n";
+        places(&findings(&[("kernels/Cargo.toml", &kernels), ("cuda-mock/Cargo.toml", mock)]))
+    };
+    assert!(with("dev-dependencies").is_empty());
+    assert_eq!(with("dependencies"), ["kernels/Cargo.toml:4"]);
+    assert_eq!(with("build-dependencies"), ["kernels/Cargo.toml:4"]);
+}
+
+#[test]
 fn a_crate_outside_the_table_and_a_broken_manifest_are_found() {
     let findings = findings(&[
         ("engine/Cargo.toml", "[package]\nname = \"engine\"\n"),
