@@ -1,4 +1,4 @@
-//! Developer commands that need no shell: `cargo xtask tidy`, `bench`, `chaos`, `overhead` and `simulate`. Knows the
+//! Developer commands that need no shell: `cargo xtask tidy`, `kernels`, `bench`, `chaos`, `overhead` and `simulate`. Knows the
 //! arguments and the exit code; each command is a module.
 
 use anyhow::Context;
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 mod bench;
 mod chaos;
+mod kernels;
 mod overhead;
 mod tidy;
 
@@ -26,6 +27,7 @@ fn run() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => run_tidy(),
+        ["kernels"] => run_kernels(),
         ["bench", "--help" | "-h"] => {
             writeln!(std::io::stdout(), "{}", bench::USAGE)?;
             Ok(ExitCode::SUCCESS)
@@ -39,9 +41,15 @@ fn run() -> Result<ExitCode> {
         ["overhead"] => run_overhead(),
         ["simulate", ref options @ ..] => run_simulator(options),
         _ => bail!(
-            "unknown command {arguments:?}; usage: cargo xtask tidy, bench PYTHON, chaos, overhead, or simulate"
+            "unknown command {arguments:?}; usage: cargo xtask tidy, kernels, bench PYTHON, chaos, overhead, or simulate"
         ),
     }
+}
+
+fn run_kernels() -> Result<ExitCode> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
+    let is_sound = kernels::run(root, &mut std::io::stdout())?;
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run_bench(options: &[&str]) -> Result<ExitCode> {
