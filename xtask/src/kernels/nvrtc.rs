@@ -68,7 +68,9 @@ impl Nvrtc {
             if entry.file_name().to_string_lossy().starts_with("libnvrtc-builtins.so") {
                 // SAFETY: a library of data for NVRTC; never closed.
                 let opened = unsafe { Library::open(Some(entry.path()), RTLD_NOW | RTLD_GLOBAL) };
-                opened.ok().map(std::mem::forget);
+                if let Ok(library) = opened {
+                    std::mem::forget(library);
+                }
             }
         }
         // SAFETY: loading it has no effect besides.

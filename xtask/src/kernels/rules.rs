@@ -65,8 +65,8 @@ fn of_report(place: &str, report: &Report) -> Vec<String> {
 }
 
 fn is_float_atomic(instruction: &str) -> bool {
-    let word = instruction.trim_start_matches(|c: char| c == '@' || c == '%');
-    let opcode = word.split_whitespace().find(|part| part.contains('.')).unwrap_or_default();
+    // Behind a predicate, if there is one.
+    let opcode = instruction.split_whitespace().find(|part| part.contains('.')).unwrap_or_default();
     let is_atomic = opcode.starts_with("atom.") || opcode.starts_with("red.");
     is_atomic && opcode.split('.').any(|part| FLOATS.contains(&part))
 }
