@@ -34,7 +34,11 @@ fn run() -> Result<()> {
     println!("cargo:rerun-if-env-changed=CUDA_MOCK_SANITIZE");
     match Compiler::find()? {
         Ok(compiler) => {
-            println!("cargo:rustc-env=CUDA_MOCK_SANITIZED={}", compiler.sanitizer);
+            // A folder for each variant, so that going to and fro compiles nothing anew.
+            let out = out.join(format!("mock-{}", compiler.sanitizer));
+            fs::create_dir_all(&out)?;
+            println!("cargo:rustc-env=CUDA_MOCK_SANITIZER={}", compiler.sanitizer);
+            println!("cargo:rustc-env=CUDA_MOCK_FOLDER={}", out.display());
             build(&compiler, &out)
         }
         Err(reason) => {

@@ -10,7 +10,7 @@ namespace emu {
 inline void copy_async(void* shared, const void* global, bool valid) {
   check_aligned(shared, 16, "cp.async destination");
   if (valid) check_aligned(global, 16, "cp.async source");
-  memset(shared, poison_byte, 16);  // a write of the issuing thread, where the sanitizers see it
+  fill_16(shared, poison_word);
   {
     Quiet quiet;
     machine.current->open.push_back({shared, global, valid});
@@ -36,9 +36,9 @@ inline void wait_copies(size_t pending) {
     }
     for (const Copy& c : group) {
       if (c.valid)
-        memcpy(c.to, c.from, 16);
+        copy_16(c.to, c.from);
       else
-        memset(c.to, 0, 16);
+        fill_16(c.to, 0);
     }
   }
 }

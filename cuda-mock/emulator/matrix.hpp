@@ -61,7 +61,7 @@ inline void ldmatrix(u32* out, unsigned count, bool transposed, const void* addr
   u32 row[4] = {};
   if (unsigned(lane()) < count * 8) {
     check_aligned(address, 16, "ldmatrix");
-    memcpy(row, address, 16);  // the read of this lane, where the sanitizers see it
+    copy_16(row, address);
   }
   Quiet quiet;
   Ldmatrix s{row, out, count, transposed};

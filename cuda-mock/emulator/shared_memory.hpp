@@ -9,6 +9,7 @@
 namespace emu {
 
 constexpr unsigned char poison_byte = 0xFF;
+constexpr u32 poison_word = 0xFFFFFFFFu;
 
 inline void* poisoned(size_t align, size_t bytes) {
   void* p = nullptr;

@@ -69,14 +69,15 @@ extern "C" __global__ void selftest_shuffles(const float* in, u32* out) {
   out[224 + lane] = __all_sync(all, v > 0.f) != 0;
 }
 
-// Every fp32 pattern of `in` to bf16 alone and in pairs, and back. n threads in all; in[n], single[n], pairs[n].
-extern "C" __global__ void selftest_bf16(const u32* in, u16* single, u32* pairs, float* back) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  const float f = __uint_as_float(in[i]);
-  const bf16 b = float_to_bf16(f);
-  single[i] = b.bits;
-  pairs[i] = pack_bf16(f, 1.f);
-  back[i] = bf16_to_float(b);
+// Each of n fp32 patterns to bf16 alone, in a pair with 1, and back. One block of any size.
+extern "C" __global__ void selftest_bf16(const u32* in, u16* single, u32* pairs, float* back, int n) {
+  for (int i = threadIdx.x; i < n; i += blockDim.x) {
+    const float f = __uint_as_float(in[i]);
+    const bf16 b = float_to_bf16(f);
+    single[i] = b.bits;
+    pairs[i] = pack_bf16(f, 1.f);
+    back[i] = bf16_to_float(b);
+  }
 }
 
 // Eight bf16 at a time: out = 2 * in, as vectors of 16 bytes; sums[lane] = the same eight in fp32.
@@ -119,6 +120,11 @@ extern "C" __global__ void __launch_bounds__(64) selftest_ticket(const float* in
   float sum = 0.f;
   for (u32 i = 0; i < gridDim.x; ++i) sum += partial[i];
   out[0] = sum;
+}
+
+// Adds one to out[0]; one block.
+extern "C" __global__ void selftest_add_one(float* out) {
+  if (threadIdx.x == 0) out[0] += 1.f;
 }
 
 struct SelftestArguments {

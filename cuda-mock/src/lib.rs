@@ -64,15 +64,13 @@ pub fn install() -> Result<(), Missing> {
 /// # Errors
 /// As [`install`].
 pub fn library_folder() -> Result<&'static Path, Missing> {
-    match option_env!("CUDA_MOCK_MISSING") {
-        Some(reason) => Err(Missing::NotBuilt(reason.to_owned())),
-        None => Ok(Path::new(env!("OUT_DIR"))),
-    }
+    let reason = option_env!("CUDA_MOCK_MISSING").unwrap_or_default();
+    option_env!("CUDA_MOCK_FOLDER").map(Path::new).ok_or(Missing::NotBuilt(reason.to_owned()))
 }
 
 /// The sanitizer that the libraries were built with: `address` or `thread`.
 pub fn sanitizer() -> Option<&'static str> {
-    option_env!("CUDA_MOCK_SANITIZED").filter(|name| !name.is_empty())
+    option_env!("CUDA_MOCK_SANITIZER").filter(|name| !name.is_empty())
 }
 
 /// The schedule of what the calling thread launches from now on.

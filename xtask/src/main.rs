@@ -1,5 +1,5 @@
-//! Developer commands that need no shell: `cargo xtask tidy`, `kernels`, `bench`, `chaos`, `overhead` and `simulate`. Knows the
-//! arguments and the exit code; each command is a module.
+//! Developer commands that need no shell: `cargo xtask tidy`, `kernels`, `sanitize`, `bench`, `chaos`, `overhead`
+//! and `simulate`. Knows the arguments and the exit code; each command is a module.
 
 use anyhow::Context;
 use anyhow::Result;
@@ -13,6 +13,7 @@ mod bench;
 mod chaos;
 mod kernels;
 mod overhead;
+mod sanitize;
 mod tidy;
 
 fn main() -> ExitCode {
@@ -28,6 +29,7 @@ fn run() -> Result<ExitCode> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => run_tidy(),
         ["kernels"] => run_kernels(),
+        ["sanitize"] => run_sanitizers(),
         ["bench", "--help" | "-h"] => {
             writeln!(std::io::stdout(), "{}", bench::USAGE)?;
             Ok(ExitCode::SUCCESS)
@@ -41,7 +43,7 @@ fn run() -> Result<ExitCode> {
         ["overhead"] => run_overhead(),
         ["simulate", ref options @ ..] => run_simulator(options),
         _ => bail!(
-            "unknown command {arguments:?}; usage: cargo xtask tidy, kernels, bench PYTHON, chaos, overhead, or simulate"
+            "unknown command {arguments:?}; usage: cargo xtask tidy, kernels, sanitize, bench PYTHON, chaos, overhead, or simulate"
         ),
     }
 }
@@ -49,6 +51,12 @@ fn run() -> Result<ExitCode> {
 fn run_kernels() -> Result<ExitCode> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
     let is_sound = kernels::run(root, &mut std::io::stdout())?;
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_sanitizers() -> Result<ExitCode> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
+    let is_sound = sanitize::run(root, &mut std::io::stdout())?;
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -26,7 +26,7 @@ fn launch(gpu: &Gpu) -> Result<Vec<f32>, DriverError> {
 fn an_illegal_address_shows_at_the_next_wait_and_stays() {
     let Some(gpu) = gpu::mock(Device::IllegalAddress) else { return };
     let device = Device::IllegalAddress as u16;
-    let kernel = gpu.kernel("planted_block_race");
+    let kernel = gpu.kernel("selftest_add_one");
     let mut out = gpu.stream.alloc_zeros::<f32>(1).unwrap();
     gpu.finish().unwrap();
     cuda_mock::fail_next(Fault::LaunchIllegalAddress);
@@ -70,12 +70,12 @@ fn out_of_memory_is_one_refused_allocation() {
 #[test]
 fn a_hang_ends_when_it_is_told_to() {
     let Some(gpu) = gpu::mock(Device::Hang) else { return };
-    let kernel = gpu.kernel("planted_block_race");
+    let kernel = gpu.kernel("selftest_add_one");
     let mut out = gpu.stream.alloc_zeros::<f32>(1).unwrap();
     cuda_mock::fail_next(Fault::Hang);
     let mut builder = gpu.stream.launch_builder(&kernel);
     // SAFETY: the arguments are those of the kernel.
-    unsafe { builder.arg(&mut out).launch(shape(3, 32)) }.unwrap();
+    unsafe { builder.arg(&mut out).launch(shape(1, 32)) }.unwrap();
     let behind = gpu.stream.record_event(None).unwrap();
     for _ in 0..20 {
         assert_eq!(behind.try_is_complete(), Ok(false));
@@ -88,7 +88,7 @@ fn a_hang_ends_when_it_is_told_to() {
     cuda_mock::clear_faults(Device::Hang as u16);
     waiting.join().unwrap().unwrap();
     assert_eq!(behind.try_is_complete(), Ok(true));
-    assert_eq!(gpu.stream.clone_dtoh(&out).unwrap(), [3.0], "and then it has run");
+    assert_eq!(gpu.stream.clone_dtoh(&out).unwrap(), [1.0], "and then it has run");
 }
 
 #[test]
@@ -100,12 +100,12 @@ fn memory_of_another_device_is_reached_by_copies_alone() {
     near.stream.memcpy_dtod(&theirs, &mut ours).unwrap();
     assert_eq!(near.stream.clone_dtoh(&ours).unwrap(), [1.0; 4]);
 
-    let kernel = near.kernel("planted_block_race");
+    let kernel = near.kernel("selftest_add_one");
     let (address, _record) = theirs.device_ptr_mut(&far.stream);
     let mut builder = near.stream.launch_builder(&kernel);
     // SAFETY: the mock looks at the address before it runs the kernel.
     unsafe { builder.arg(&address).launch(shape(1, 32)) }.unwrap();
     assert_eq!(near.finish(), Err(DriverError(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS)));
     let message = cuda_mock::error_message(Device::Near as u16).unwrap();
-    assert!(message.contains("planted_block_race: an argument points to another device's memory"));
+    assert!(message.contains("selftest_add_one: an argument points to another device's memory"));
 }
