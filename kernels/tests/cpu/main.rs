@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot start has failed")]
 #![expect(clippy::print_stdout, reason = "what a machine cannot test is said aloud")]
 
+#[path = "../reference/numbers.rs"]
+mod numbers;
 mod support;
 mod counting;
 mod allocations;

@@ -1,37 +1,13 @@
-//! Inputs from a tiny generator, devices to compare, and what "equal" means. No op is known here.
+//! Devices to compare, and what "equal" means. No op is known here.
 
 use std::num::NonZeroUsize;
 
 use kernels::{Device, Isa};
 
+pub(crate) use crate::numbers::{Numbers, dot, to_f64};
+
 /// Largest difference over largest value.
 pub(crate) const TOLERANCE: f64 = 1e-4;
-
-/// Numbers that are the same on every machine (SplitMix64).
-pub(crate) struct Numbers(u64);
-
-impl Numbers {
-    pub(crate) fn new(seed: u64) -> Numbers {
-        Numbers(seed)
-    }
-
-    pub(crate) fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Evenly from [-1, 1).
-    pub(crate) fn next(&mut self) -> f32 {
-        (self.next_u64() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    pub(crate) fn vec(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| self.next()).collect()
-    }
-}
 
 /// A device with `threads` threads and the best instruction set.
 pub(crate) fn device(threads: usize) -> Device {
@@ -82,10 +58,6 @@ pub(crate) fn assert_close(what: &str, is: &[f32], must_be: &[f64]) {
     }
 }
 
-pub(crate) fn to_f64(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&v| f64::from(v)).collect()
-}
-
 /// Asserts that `gradient` is the derivative of `loss` at `at`, by central differences in f64.
 pub(crate) fn assert_is_gradient(
     what: &str,
@@ -109,8 +81,4 @@ pub(crate) fn assert_is_gradient(
             gradient[index]
         );
     }
-}
-
-pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
