@@ -113,8 +113,9 @@ impl Kernels {
 
     /// The kernel, allowed this much dynamic shared memory.
     fn function(&self, kernel: Kernel, shared: u32) -> Result<sys::CUfunction, DriverError> {
-        let known = self.functions.read().unwrap_or_else(PoisonError::into_inner);
-        let known = known.get(kernel.name).copied();
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        let known = functions.get(kernel.name).copied();
+        drop(functions);
         if let Some(function) = known.filter(|function| function.shared >= shared) {
             return Ok(function.handle.0);
         }
