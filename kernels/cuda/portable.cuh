@@ -122,8 +122,11 @@ __device__ __forceinline__ uint4 pack_bf16x8(const float (&f)[8]) {
 // would fail on it.
 #if defined(__CUDACC_RTC__)
 #define CHECK_ALIGNED_16(p)
+// A plain store of a vector may be taken apart where another branch stores its elements; this one is not.
+#define STORE_VECTOR(p, v) __stwb(p, v)
 #else
 #define CHECK_ALIGNED_16(p) emu::check_aligned(p, 16, "access of 16 bytes")
+#define STORE_VECTOR(p, v) (*(p) = (v))
 #endif
 __device__ __forceinline__ uint4 load_16(const void* p) {
   CHECK_ALIGNED_16(p);
@@ -131,7 +134,7 @@ __device__ __forceinline__ uint4 load_16(const void* p) {
 }
 __device__ __forceinline__ void store_16(void* p, uint4 v) {
   CHECK_ALIGNED_16(p);
-  *static_cast<uint4*>(p) = v;
+  STORE_VECTOR(static_cast<uint4*>(p), v);
 }
 __device__ __forceinline__ float4 load_float4(const float* p) {
   CHECK_ALIGNED_16(p);
@@ -139,5 +142,5 @@ __device__ __forceinline__ float4 load_float4(const float* p) {
 }
 __device__ __forceinline__ void store_float4(float* p, float4 v) {
   CHECK_ALIGNED_16(p);
-  *reinterpret_cast<float4*>(p) = v;
+  STORE_VECTOR(reinterpret_cast<float4*>(p), v);
 }
