@@ -63,11 +63,11 @@ impl CudaDevice {
     ) -> Option<sys::CUdeviceptr> {
         let mut staging = self.staging();
         let index = staging.next % PIECES;
-        staging.next += 1;
         if index == staging.pieces.len() {
             let piece = self.attempt("take pinned memory", || Piece::new(self, bytes.len()))?;
             staging.pieces.push(piece);
         }
+        staging.next += 1;
         self.wait(&staging.pieces[index].copied, "copy to the GPU");
         if staging.pieces[index].bytes < bytes.len() {
             let larger = self.attempt("take pinned memory", || Piece::new(self, bytes.len()))?;
