@@ -34,10 +34,12 @@ macro_rules! sources {
     };
 }
 
-const SOURCES: &[Source] = sources![];
+const SOURCES: &[Source] = sources![
+    "elementwise.cu",
+];
 
 /// What the sources may include.
-const HEADERS: &[Source] = sources!["portable.cuh"];
+const HEADERS: &[Source] = sources!["portable.cuh", "block.cuh", "lanes.cuh"];
 
 /// All sources for this GPU, from the folder or from the compiler.
 pub(super) fn all(gpu: &Gpu, cache: Option<&Path>) -> Result<Vec<Image>, CudaError> {

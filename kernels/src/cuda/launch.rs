@@ -84,6 +84,12 @@ impl TypedKernel {
 }
 
 impl Grid {
+    /// This many blocks, none for 0.
+    pub(super) fn blocks(blocks: usize, threads: u32) -> Grid {
+        let blocks = u32::try_from(blocks).expect("a grid of 2^31 blocks is enough");
+        Grid { blocks: [blocks, 1, 1], threads: [threads, 1, 1], shared: 0 }
+    }
+
     /// One thread for each of `items`.
     pub(super) fn cover(items: usize, threads: u32) -> Grid {
         let blocks = u32::try_from(items.div_ceil(threads as usize))

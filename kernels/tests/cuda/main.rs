@@ -8,3 +8,4 @@
 mod numbers;
 mod support;
 mod device;
+mod elementwise;

@@ -1,6 +1,7 @@
 //! A device to test on, numbers on their way there and back, and what "equal" means. No op is known here.
 
 use std::env;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use cuda_mock::Schedule;
@@ -27,6 +28,11 @@ pub(crate) fn device(precision: Precision) -> Option<Device> {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda-kernels");
     let options = CudaOptions { precision, cache: Some(cache), ..CudaOptions::default() };
     Some(Device::cuda(ordinal, options).unwrap())
+}
+
+/// What the CUDA device is compared with where it gives the same bits.
+pub(crate) fn cpu() -> Device {
+    Device::cpu(NonZeroUsize::MIN).unwrap()
 }
 
 /// The GPU to test on instead of the mock.
