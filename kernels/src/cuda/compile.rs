@@ -36,10 +36,11 @@ macro_rules! sources {
 
 const SOURCES: &[Source] = sources![
     "elementwise.cu",
+    "sums_of_squares.cu",
 ];
 
 /// What the sources may include.
-const HEADERS: &[Source] = sources!["portable.cuh", "block.cuh", "lanes.cuh"];
+const HEADERS: &[Source] = sources!["portable.cuh", "block.cuh", "lanes.cuh", "spans.cuh"];
 
 /// All sources for this GPU, from the folder or from the compiler.
 pub(super) fn all(gpu: &Gpu, cache: Option<&Path>) -> Result<Vec<Image>, CudaError> {

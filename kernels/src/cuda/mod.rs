@@ -28,6 +28,7 @@ mod norm_backward;
 mod peak;
 mod pool;
 mod sgd;
+mod spans;
 mod sums_of_squares;
 
 pub use context::{CudaDevice, CudaOptions, Gpu};

@@ -9,3 +9,4 @@ mod numbers;
 mod support;
 mod device;
 mod elementwise;
+mod sums_of_squares;
