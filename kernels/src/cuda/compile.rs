@@ -36,6 +36,7 @@ macro_rules! sources {
 
 const SOURCES: &[Source] = sources![
     "elementwise.cu",
+    "sgd.cu",
     "sums_of_squares.cu",
 ];
 

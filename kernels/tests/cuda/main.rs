@@ -9,4 +9,5 @@ mod numbers;
 mod support;
 mod device;
 mod elementwise;
+mod sgd;
 mod sums_of_squares;
