@@ -35,6 +35,7 @@ macro_rules! sources {
 }
 
 const SOURCES: &[Source] = sources![
+    "augment.cu",
     "elementwise.cu",
     "sgd.cu",
     "sums_of_squares.cu",

@@ -8,6 +8,7 @@
 mod numbers;
 mod support;
 mod device;
+mod augment;
 mod elementwise;
 mod sgd;
 mod sums_of_squares;
