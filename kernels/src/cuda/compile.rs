@@ -37,6 +37,8 @@ macro_rules! sources {
 const SOURCES: &[Source] = sources![
     "augment.cu",
     "elementwise.cu",
+    "erase.cu",
+    "mix.cu",
     "sgd.cu",
     "sums_of_squares.cu",
 ];

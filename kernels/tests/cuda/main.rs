@@ -10,5 +10,6 @@ mod support;
 mod device;
 mod augment;
 mod elementwise;
+mod mix;
 mod sgd;
 mod sums_of_squares;
