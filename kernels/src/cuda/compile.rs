@@ -36,6 +36,7 @@ macro_rules! sources {
 
 const SOURCES: &[Source] = sources![
     "augment.cu",
+    "digest.cu",
     "elementwise.cu",
     "erase.cu",
     "mix.cu",

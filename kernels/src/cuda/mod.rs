@@ -18,6 +18,7 @@ mod staging;
 
 mod augment;
 mod conv;
+mod digest;
 mod elementwise;
 mod erase;
 mod linear;

@@ -9,6 +9,7 @@ mod numbers;
 mod support;
 mod device;
 mod augment;
+mod digest;
 mod elementwise;
 mod mix;
 mod sgd;
