@@ -40,6 +40,7 @@ const SOURCES: &[Source] = sources![
     "elementwise.cu",
     "erase.cu",
     "mix.cu",
+    "peak.cu",
     "sgd.cu",
     "sums_of_squares.cu",
 ];

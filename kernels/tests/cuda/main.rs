@@ -12,5 +12,6 @@ mod augment;
 mod digest;
 mod elementwise;
 mod mix;
+mod peak;
 mod sgd;
 mod sums_of_squares;
