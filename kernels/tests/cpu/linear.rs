@@ -7,6 +7,11 @@ use crate::support::{
     Numbers, assert_close, assert_is_gradient, assert_same_bits_everywhere, device, dot, to_f64,
 };
 
+#[path = "../reference/linear.rs"]
+mod reference;
+
+use reference::{backward, forward};
+
 #[test]
 fn both_passes_equal_the_f64_reference() {
     let device = device(2);
@@ -94,33 +99,4 @@ fn run(device: &Device, shape: &LinearShape, data: &Data) -> [Vec<f32>; 4] {
     let (into_x, into_w) = (ViewMut::Cpu(&mut dx), ViewMut::Cpu(&mut dw));
     linear_backward(device, shape, x, w, dy, into_x, into_w, ViewMut::Cpu(&mut db));
     [y, dx, dw, db]
-}
-
-fn forward(shape: &LinearShape, x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
-    let mut y = Vec::new();
-    for row in x.chunks(shape.inputs) {
-        for output in 0..shape.outputs {
-            let column: Vec<f64> = w[output..].iter().step_by(shape.outputs).copied().collect();
-            y.push(b[output] + dot(row, &column));
-        }
-    }
-    y
-}
-
-/// `dx`, `dw`, `db`.
-fn backward(shape: &LinearShape, x: &[f64], w: &[f64], dy: &[f64]) -> [Vec<f64>; 3] {
-    let mut dx = vec![0.0; x.len()];
-    let mut dw = vec![0.0; w.len()];
-    let mut db = vec![0.0; shape.outputs];
-    for sample in 0..shape.batch {
-        for (output, db) in db.iter_mut().enumerate() {
-            let dy = dy[sample * shape.outputs + output];
-            *db += dy;
-            for input in 0..shape.inputs {
-                dx[sample * shape.inputs + input] += dy * w[input * shape.outputs + output];
-                dw[input * shape.outputs + output] += dy * x[sample * shape.inputs + input];
-            }
-        }
-    }
-    [dx, dw, db]
 }

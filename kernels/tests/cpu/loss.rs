@@ -7,6 +7,11 @@ use crate::support::{
     Numbers, assert_close, assert_is_gradient, assert_same_bits_everywhere, device, to_f64,
 };
 
+#[path = "../reference/loss.rs"]
+mod reference;
+
+use reference::{SCALE, gradient, loss};
+
 #[test]
 fn loss_gradient_and_hits_equal_the_f64_reference() {
     let device = device(2);
@@ -124,7 +129,6 @@ fn an_ignored_sample_may_have_any_other_class() {
     assert_eq!((d_logits, sums), (vec![0.0; 2], vec![0.0; 2]));
 }
 
-const SCALE: f64 = 0.125;
 const CASES: [(usize, usize, f32); 4] = [(1, 2, 0.0), (8, 10, 0.1), (13, 17, 0.0), (16, 1000, 0.1)];
 
 fn example(samples: usize, classes: usize) -> (Vec<f32>, Vec<u32>) {
@@ -166,34 +170,4 @@ fn run_mixed(
         into_sums,
     );
     (d_logits, sums)
-}
-
-fn targets(label: u32, classes: usize, smoothing: f32) -> impl Iterator<Item = f64> {
-    let smoothing = f64::from(smoothing);
-    (0..classes).map(move |class| {
-        let hit = if class == label as usize { 1.0 - smoothing } else { 0.0 };
-        hit + smoothing / classes as f64
-    })
-}
-
-fn loss(logits: &[f64], labels: &[u32], classes: usize, smoothing: f32) -> f64 {
-    let mut sum = 0.0;
-    for (row, &label) in logits.chunks(classes).zip(labels) {
-        let log_sum = row.iter().map(|v| v.exp()).sum::<f64>().ln();
-        for (logit, target) in row.iter().zip(targets(label, classes, smoothing)) {
-            sum += target * (log_sum - logit);
-        }
-    }
-    sum
-}
-
-fn gradient(logits: &[f64], labels: &[u32], classes: usize, smoothing: f32) -> Vec<f64> {
-    let mut gradient = Vec::new();
-    for (row, &label) in logits.chunks(classes).zip(labels) {
-        let sum: f64 = row.iter().map(|v| v.exp()).sum();
-        for (logit, target) in row.iter().zip(targets(label, classes, smoothing)) {
-            gradient.push(SCALE * (logit.exp() / sum - target));
-        }
-    }
-    gradient
 }

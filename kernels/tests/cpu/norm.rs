@@ -10,6 +10,11 @@ use crate::support::{
     Numbers, assert_close, assert_is_gradient, assert_same_bits_everywhere, device, dot, to_f64,
 };
 
+#[path = "../reference/norm.rs"]
+mod reference;
+
+use reference::EPSILON;
+
 #[test]
 fn every_residual_and_activation_equals_the_f64_reference() {
     let device = device(2);
@@ -111,8 +116,6 @@ fn reference_gradients_agree_with_finite_differences() {
     });
 }
 
-const EPSILON: f32 = 1e-5;
-
 /// The last two make several tasks.
 const SHAPES: [NormShape; 5] = [
     NormShape { slices: 1, rows: 3, channels: 1 },
@@ -183,58 +186,4 @@ fn run(device: &Device, shape: &NormShape, data: &Data) -> Results {
     let d_beta = sums.split_off(shape.channels);
     let d_gamma = sums;
     Results { affine, applied, dy, d_gamma, d_beta, dz }
-}
-
-mod reference {
-    use kernels::NormShape;
-
-    use super::EPSILON;
-
-    pub(crate) fn stats(shape: &NormShape, z: &[f64]) -> (Vec<f64>, Vec<f64>) {
-        let rows = shape.rows as f64;
-        let column = |c: usize| z[c..].iter().step_by(shape.channels);
-        let means: Vec<f64> = (0..shape.channels).map(|c| column(c).sum::<f64>() / rows).collect();
-        let variance =
-            |c: usize| column(c).map(|v| (v - means[c]) * (v - means[c])).sum::<f64>() / rows;
-        let variances = (0..shape.channels).map(variance).collect();
-        (means, variances)
-    }
-
-    pub(crate) fn normalise(shape: &NormShape, z: &[f64], gamma: &[f64], beta: &[f64]) -> Vec<f64> {
-        let hat = hat(shape, z);
-        let at = |i: usize| i % shape.channels;
-        (0..z.len()).map(|i| hat[i] * gamma[at(i)] + beta[at(i)]).collect()
-    }
-
-    /// `dz`, `d_gamma`, `d_beta`.
-    pub(crate) fn backward(
-        shape: &NormShape,
-        z: &[f64],
-        gamma: &[f64],
-        dy: &[f64],
-    ) -> [Vec<f64>; 3] {
-        let rows = shape.rows as f64;
-        let hat = hat(shape, z);
-        let (_, variance) = stats(shape, z);
-        let mut d_gamma = vec![0.0; shape.channels];
-        let mut d_beta = vec![0.0; shape.channels];
-        for (i, dy) in dy.iter().enumerate() {
-            d_gamma[i % shape.channels] += dy * hat[i];
-            d_beta[i % shape.channels] += dy;
-        }
-        let dz = |i: usize| {
-            let c = i % shape.channels;
-            let deviation = (variance[c] + f64::from(EPSILON)).sqrt();
-            gamma[c] / deviation * (dy[i] - d_beta[c] / rows - hat[i] * d_gamma[c] / rows)
-        };
-        [(0..z.len()).map(dz).collect(), d_gamma, d_beta]
-    }
-
-    fn hat(shape: &NormShape, z: &[f64]) -> Vec<f64> {
-        let (mean, variance) = stats(shape, z);
-        let at = |i: usize| i % shape.channels;
-        (0..z.len())
-            .map(|i| (z[i] - mean[at(i)]) / (variance[at(i)] + f64::from(EPSILON)).sqrt())
-            .collect()
-    }
 }

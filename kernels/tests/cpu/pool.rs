@@ -9,6 +9,11 @@ use crate::support::{
     Numbers, assert_close, assert_is_gradient, assert_same_bits_everywhere, device, dot, to_f64,
 };
 
+#[path = "../reference/pool.rs"]
+mod reference;
+
+use reference::{average_backward, average_forward, max_backward, max_forward};
+
 #[test]
 fn max_pooling_equals_the_f64_reference() {
     let device = device(2);
@@ -147,61 +152,4 @@ fn run_average(device: &Device, shape: &PoolShape, [x, dy]: &[Vec<f32>; 2]) -> [
     average_pool_forward(device, shape, View::Cpu(x), ViewMut::Cpu(&mut y));
     average_pool_backward(device, shape, View::Cpu(dy), ViewMut::Cpu(&mut dx));
     [y, dx]
-}
-
-fn max_forward(shape: &MaxPoolShape, x: &[f64]) -> Vec<f64> {
-    first_maxima(shape, x).iter().map(|&at| x[at]).collect()
-}
-
-fn max_backward(shape: &MaxPoolShape, x: &[f64], dy: &[f64]) -> Vec<f64> {
-    let mut dx = vec![0.0; x.len()];
-    for (at, dy) in first_maxima(shape, x).into_iter().zip(dy) {
-        dx[at] += dy;
-    }
-    dx
-}
-
-/// For each output, where in `x` its window's first maximum lies.
-fn first_maxima(shape: &MaxPoolShape, x: &[f64]) -> Vec<usize> {
-    let mut maxima = Vec::new();
-    let (out_height, out_width) = (shape.out_height(), shape.out_width());
-    for output in 0..shape.output_len() {
-        let (pixel, channel) = (output / shape.channels, output % shape.channels);
-        let (row, column) = (pixel / out_width, pixel % out_width);
-        let (image, row) = (row / out_height, row % out_height);
-        let mut best: Option<usize> = None;
-        for tap in 0..shape.kernel * shape.kernel {
-            let row = row * shape.stride + tap / shape.kernel;
-            let column = column * shape.stride + tap % shape.kernel;
-            let inside = (shape.pad..shape.pad + shape.height).contains(&row)
-                && (shape.pad..shape.pad + shape.width).contains(&column);
-            if inside {
-                let flat_row = image * shape.height + row - shape.pad;
-                let at = (flat_row * shape.width + column - shape.pad) * shape.channels + channel;
-                if best.is_none_or(|best| x[at] > x[best]) {
-                    best = Some(at);
-                }
-            }
-        }
-        maxima.push(best.unwrap());
-    }
-    maxima
-}
-
-fn average_forward(shape: &PoolShape, x: &[f64]) -> Vec<f64> {
-    let mut y = vec![0.0; shape.output_len()];
-    for (i, x) in x.iter().enumerate() {
-        let image = i / (shape.pixels * shape.channels);
-        y[image * shape.channels + i % shape.channels] += x / shape.pixels as f64;
-    }
-    y
-}
-
-fn average_backward(shape: &PoolShape, dy: &[f64]) -> Vec<f64> {
-    (0..shape.input_len())
-        .map(|i| {
-            let image = i / (shape.pixels * shape.channels);
-            dy[image * shape.channels + i % shape.channels] / shape.pixels as f64
-        })
-        .collect()
 }
