@@ -109,7 +109,7 @@ API cuDeviceTotalMem_v2(size_t* bytes, int ordinal) {
 
 // By the numbers of CUdevice_attribute; what is not listed is 0.
 API cuDeviceGetAttribute(int* value, int attribute, int ordinal) {
-  static const std::map<int, int> figures{
+  static const auto& figures = *new std::map<int, int>{
       {1, 1024},     // threads per block
       {2, 1024},     {3, 1024},  {4, 64},             // block
       {5, 2147483647}, {6, 65535}, {7, 65535},        // grid
@@ -216,7 +216,7 @@ struct Text {
   const char *name, *description;
 };
 const std::map<int, Text>& texts() {
-  static const std::map<int, Text> all{
+  static const auto& all = *new std::map<int, Text>{
       {ok, {"CUDA_SUCCESS", "no error"}},
       {invalid_value, {"CUDA_ERROR_INVALID_VALUE", "invalid argument"}},
       {out_of_memory, {"CUDA_ERROR_OUT_OF_MEMORY", "out of memory"}},

@@ -1,5 +1,6 @@
 // Device memory is host memory that holds NaN (0xFF) when it is allocated, and behind its end, too: what writes
 // there is found after the kernel. Copies and fills are checked against the bounds of allocations.
+#include <algorithm>
 #include <cstring>
 
 #include "driver.hpp"
@@ -135,10 +136,11 @@ int move(void* to, const void* from, size_t bytes, const std::shared_ptr<Stream>
   return submit(stream, copy(to, from, bytes));
 }
 
-int fill(Device& device, void* to, unsigned char value, size_t bytes, const std::shared_ptr<Stream>& stream) {
-  if (!on_device(to, bytes, &device)) return complain(invalid_value, "fill outside an allocation");
+template <class T>
+int fill(Device& device, void* to, T value, size_t count, const std::shared_ptr<Stream>& stream) {
+  if (!on_device(to, count * sizeof(T), &device)) return complain(invalid_value, "fill outside an allocation");
   Work work;
-  work.run = [=](Device&) { memset(to, value, bytes); };
+  work.run = [=](Device&) { std::fill_n(static_cast<T*>(to), count, value); };
   return submit(stream, std::move(work));
 }
 
@@ -232,4 +234,8 @@ API cuMemsetD8Async(void* to, unsigned char value, size_t bytes, void* stream) {
 API cuMemsetD8_v2(void* to, unsigned char value, size_t bytes) {
   ENTER;
   return fill(device, to, value, bytes, device.null_stream);
+}
+API cuMemsetD32Async(void* to, unsigned value, size_t count, void* stream) {
+  ENTER;
+  return fill(device, to, value, count, stream_of(stream));
 }

@@ -224,6 +224,25 @@ API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, void* func
   *blocks = blocks_per_multiprocessor(*static_cast<Function*>(function), threads, dynamic_bytes);
   return ok;
 }
+// The largest block that the kernel allows; `shared_of` says how much dynamic shared memory one of a size takes.
+API cuOccupancyMaxPotentialBlockSize(int* grid, int* block, void* handle, size_t (*shared_of)(int),
+                                     size_t dynamic_bytes, int limit) {
+  const auto& function = *static_cast<Function*>(handle);
+  const int allowed = int(function.kernel->threads_max);
+  *block = limit > 0 ? std::min(limit, allowed) : allowed;
+  const size_t shared = shared_of ? shared_of(*block) : dynamic_bytes;
+  *grid = 132 * blocks_per_multiprocessor(function, *block, shared);
+  return ok;
+}
+API cuOccupancyMaxPotentialBlockSizeWithFlags(int* grid, int* block, void* handle, size_t (*shared_of)(int),
+                                              size_t dynamic_bytes, int limit, unsigned) {
+  return cuOccupancyMaxPotentialBlockSize(grid, block, handle, shared_of, dynamic_bytes, limit);
+}
+API cuOccupancyAvailableDynamicSMemPerBlock(size_t* bytes, void*, int blocks, int) {
+  if (blocks < 1) return invalid_value;
+  *bytes = std::min<size_t>(233472 / size_t(blocks) - 1024, 232448);
+  return ok;
+}
 API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* function, int threads, size_t dynamic_bytes) {
   return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, function, threads, dynamic_bytes, 0);
 }

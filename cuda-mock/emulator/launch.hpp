@@ -50,7 +50,10 @@ class Residents {
     machine.batch = 0;
     for (size_t i = 0; i < indices.size(); ++i) {
       start_block(blocks_[i], indices[i], threads);
-      for (unsigned t = 0; t < threads; ++t) start_thread(fibers_[i * threads + t], blocks_[i], t, shape, i * threads + t);
+      for (unsigned t = 0; t < threads; ++t) {
+        const size_t n = i * threads + t;
+        start_thread(fibers_[n], blocks_[i], t, shape, stack_for(n));
+      }
     }
     for (Block& b : blocks_)
       for (Warp& w : b.warps) {
@@ -95,14 +98,14 @@ class Residents {
     b.dynamic = static_cast<unsigned char*>(poisoned(1024, machine.dynamic_bytes));
   }
 
-  static void start_thread(Fiber& f, Block& b, unsigned t, dim3 shape, size_t stack) {
+  static void start_thread(Fiber& f, Block& b, unsigned t, dim3 shape, char* stack) {
     f.block = &b;
     f.warp = &b.warps[t / 32];
     f.lane = t % 32;
     f.index = dim3(t % shape.x, t / shape.x % shape.y, t / shape.x / shape.y);
     f.warp->lane[f.lane] = &f;
     f.warp->alive |= 1u << f.lane;
-    f.stack = stack_for(stack);
+    f.stack = stack;
     f.stack_pointer = prepare_stack(f.stack + stack_bytes, fiber_main);
 #ifdef EMU_TSAN
     f.tsan = __tsan_create_fiber(0);

@@ -110,7 +110,8 @@ struct Machine {
   std::string error;
   u64 random = 1;
 };
-inline Machine machine;
+// Never destroyed: another thread may be in a launch when the process ends.
+inline Machine& machine = *new Machine;
 
 inline bool is_random() { return machine.options.schedule > depth_first; }
 

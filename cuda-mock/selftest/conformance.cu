@@ -101,7 +101,8 @@ extern "C" __global__ void selftest_numbers(const float* in, float* out) {
 }
 
 // The last block to take a ticket adds what all left: any grid, partial[grid], ticket[1] zero, out[1].
-extern "C" __global__ void __launch_bounds__(64) selftest_ticket(const float* in, float* partial, u32* ticket, float* out) {
+extern "C" __global__ void __launch_bounds__(64)
+selftest_ticket(const float* in, float* partial, u32* ticket, float* out) {
   SHARED_ARRAY(u32, is_last, 1);
   DYNAMIC_SHARED(raw);
   float* values = reinterpret_cast<float*>(raw);

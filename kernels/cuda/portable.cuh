@@ -3,7 +3,8 @@
 //
 // A kernel is written out as `extern "C" __global__ void [__launch_bounds__(n)] name(...)` and its name is unique
 // over all files: the lists of kernels are made by reading the text, so no macro makes one. No atomics on floating
-// point: the order of additions is fixed by shapes alone.
+// point: the order of additions is fixed by shapes alone. Meant for --fmad=false: a multiply-add is fused where fmaf
+// says so and nowhere else.
 #pragma once
 
 #if defined(__CUDACC_RTC__)

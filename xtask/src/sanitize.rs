@@ -144,7 +144,8 @@ fn check(root: &Path, setup: &Setup, out: &mut dyn Write) -> Result<bool> {
     for kernel in setup.sanitizer.planted() {
         let mut command = setup.cargo_test(root, &["-p", "cuda-mock", PLANTED_TEST]);
         let run = command.env("CUDA_MOCK_PLANTED", kernel).output().context("run cargo test")?;
-        let found = !run.status.success() && is_report(&text(&run)) && text(&run).contains("planted.cu:");
+        let found =
+            !run.status.success() && is_report(&text(&run)) && text(&run).contains("planted.cu:");
         writeln!(out, "{name}: {kernel}: {}", if found { "found" } else { "NOT FOUND" })?;
         if !found {
             writeln!(out, "{}", text(&run))?;
