@@ -107,11 +107,20 @@ impl Device {
         Ok(Device::Cuda(CudaDevice::open(ordinal, options)?))
     }
 
-    /// The kind that a job's first generation fixes: `"cpu"`, `"cuda sm_90 bf16"`.
+    /// The kind that a job's first generation fixes: `"cpu"`, `"cuda sm_90"`.
     pub fn kind(&self) -> String {
         match self {
             Device::Cpu(_) => "cpu".to_owned(),
             Device::Cuda(cuda) => cuda.kind(),
+        }
+    }
+
+    /// The same device, for a model with activations of this kind; `None` where they can't be.
+    pub fn with_precision(&self, precision: Precision) -> Option<Device> {
+        match (self, precision) {
+            (Device::Cpu(_), Precision::Fp32) => Some(self.clone()),
+            (Device::Cpu(_), Precision::Bf16) => None,
+            (Device::Cuda(cuda), _) => Some(Device::Cuda(cuda.with_precision(precision))),
         }
     }
 

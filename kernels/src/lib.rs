@@ -17,7 +17,10 @@ mod cpu;
 mod cuda;
 
 pub use cpu::{CpuDevice, Isa, SharedMemory};
-pub use cuda::{CudaDevice, CudaError, CudaOptions, CudaView, CudaViewMut, Gpu, gpus};
+pub use cuda::versions as cuda_versions;
+pub use cuda::{
+    CudaDevice, CudaError, CudaOptions, CudaVersions, CudaView, CudaViewMut, Gpu, gpus,
+};
 pub use device::{Buffer, Device, DeviceError, Family, Precision, Span, View, ViewMut};
 pub use shape::{
     AugmentShape, ConvShape, ImagesShape, LinearShape, MaxPoolShape, NormShape, PackedLen,

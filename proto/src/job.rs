@@ -162,6 +162,18 @@ pub struct Train {
     /// not on which worker computes which slice.
     pub slices: usize,
     pub label_smoothing: f32,
+    pub precision: Precision,
+}
+
+/// What activations and the operands of products are kept in. Weights, sums and statistics are fp32 always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// bf16 on GPUs, fp32 on CPUs.
+    Auto,
+    Fp32,
+    /// Only GPUs have it.
+    Bf16,
 }
 
 impl Train {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::devices::Choice;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::Name;
 use proto::job::Stem;
@@ -39,6 +40,9 @@ pub enum Command {
     /// Join a cluster and work until told to leave.
     #[command(after_help = "Example:\n  worker join 127.0.0.1:7070 --name gpu-07")]
     Join(Join),
+    /// Show what this machine can compute on, and what stands in the way of more.
+    #[command(after_help = "Example:\n  worker devices")]
+    Devices(Devices),
     /// Measure this machine: training steps on made-up images, or one part of training.
     #[command(
         args_conflicts_with_subcommands = true,
@@ -72,6 +76,9 @@ pub enum Command {
     Export(Export),
 }
 
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Devices {}
+
 #[derive(Debug, Args)]
 pub struct Join {
     /// Address of the coordinator.
@@ -86,7 +93,10 @@ pub struct Join {
     /// State directory of a coordinator on this machine, where its token is found.
     #[arg(long, value_name = "DIR", default_value = "coordinator-state")]
     pub state: PathBuf,
-    /// Compute threads [default: all cores].
+    /// What to compute on: `cpu`, `all` GPUs, GPUs by number such as `0,2`; `any` is all GPUs, or the CPU where there is none.
+    #[arg(long, value_name = "DEVICES", default_value = "any")]
+    pub devices: Choice,
+    /// Compute threads of the CPU device [default: all cores].
     #[arg(long)]
     pub threads: Option<NonZeroUsize>,
     /// Where this machine keeps the dataset, when not where the job file says.

@@ -9,6 +9,8 @@ use proto::exit::ExitCode;
 use proto::wire::{Token, TokenError};
 
 use crate::args::Join;
+use crate::devices::{self, Chosen};
+use crate::node::{self, NodeError};
 use crate::session::{self, Options, SessionError};
 
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,8 @@ pub enum JoinError {
     Runtime(std::io::Error),
     #[error(transparent)]
     Session(#[from] SessionError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
 }
 
 impl JoinError {
@@ -31,6 +35,7 @@ impl JoinError {
             JoinError::TokenFile { .. } | JoinError::Token { .. } => ExitCode::Token,
             JoinError::Device(_) | JoinError::Runtime(_) => ExitCode::Failure,
             JoinError::Session(error) => error.exit_code(),
+            JoinError::Node(error) => error.exit_code(),
         }
     }
 }
@@ -39,14 +44,18 @@ impl JoinError {
 pub fn join(args: &Join) -> Result<(), JoinError> {
     let token = find_token(args)?;
     let threads = args.threads.unwrap_or_else(all_cores);
-    let device = Device::cpu(threads)?;
+    let device = match devices::choose(&args.devices, kernels::gpus())? {
+        Chosen::Cpu => Device::cpu(threads)?,
+        Chosen::Gpus(gpus) if gpus.len() == 1 => devices::open_gpu(gpus[0])?,
+        Chosen::Gpus(gpus) => return Ok(node::run(args, &gpus)?),
+    };
     tracing::info!("computing on {}", device.describe());
     let options = Options {
         coordinator: args.coordinator.clone(),
         token,
         name: args.name.clone().unwrap_or_else(default_name),
         device,
-        threads: threads.get(),
+        threads,
         data: args.data.clone(),
         exchange_ip: args.exchange_ip,
         wait: args.wait,
@@ -82,7 +91,7 @@ pub(crate) fn all_cores() -> NonZeroUsize {
 }
 
 /// Host name and process number: unique enough, and tells a person where to look.
-fn default_name() -> Name {
+pub(crate) fn default_name() -> Name {
     let host = std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default();
     let host = host.trim().to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     let host = host.trim_start_matches('-');

@@ -8,9 +8,11 @@
 pub mod args;
 pub mod bench;
 pub mod describe;
+pub mod devices;
 pub mod export;
 pub mod predict;
 pub mod join;
+mod node;
 pub mod session;
 pub mod conduct;
 pub mod trainer;

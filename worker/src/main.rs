@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use worker::args::{Cli, Command, LogFormat};
 use worker::bench::bench;
 use worker::describe::{DescribeError, describe};
+use worker::devices::devices;
 use worker::evaluate::command::{self as evaluate, EvaluateError};
 use worker::export::{ExportError, export};
 use worker::join::join;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Command::Join(args) => join(args).map_err(|error| (error.exit_code(), error.to_string())),
         Command::Bench(args) => bench(args, &mut std::io::stdout())
             .map_err(|error| (error.exit_code(), error.to_string())),
+        Command::Devices(args) => show(devices(args), |_| proto::exit::ExitCode::Failure),
         Command::Describe(args) => show(describe(args), DescribeError::exit_code),
         Command::Predict(args) => {
             let coded = |error: PredictError| (error.exit_code(), error.to_string());

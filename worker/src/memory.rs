@@ -80,12 +80,21 @@ pub(crate) fn require_for_inference(model: &Model, geometry: Geometry) -> Result
     }
 }
 
-/// How many slices of a run a device computes at once. The CPU has enough to do with one.
-pub(crate) fn slices_at_once(device: &Device, run: &Range<u32>) -> usize {
-    match device.family() {
-        Family::Cpu => 1,
-        Family::Cuda => 1 << run.len().min(SLICES_MAX).max(1).ilog2(),
-    }
+/// How many slices of a job a device computes at once, given the geometry of one: as many as there is memory for. The CPU has
+/// enough to do with one.
+pub(crate) fn slices_at_once(device: &Device, job: &Job, slice: Geometry) -> usize {
+    let Device::Cuda(cuda) = device else { return 1 };
+    let sizes = train_sizes(job);
+    let fits = |&slices: &usize| {
+        let geometry = Geometry { slices, ..slice };
+        let need = ResNet::elements(Family::Cuda, &job.model, geometry, &sizes);
+        let gradients = slices.ilog2() as usize + 2;
+        let rest = need.total - need.activations + gradients * need.gradient + 2 * need.parameters;
+        let bytes = 4 * rest + cuda.activation_bytes() * need.activations;
+        bytes <= cuda.gpu().memory / 10 * 8
+    };
+    let largest = job.train.slices.min(SLICES_MAX).ilog2();
+    (0..=largest).rev().map(|level| 1 << level).find(fits).unwrap_or(1)
 }
 
 /// Sizes of training images besides the dataset's, `[height, width]`.

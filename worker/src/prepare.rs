@@ -1,14 +1,13 @@
 //! From a formation to a state that can train: job, dataset, model, weights, exchange.
 
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dataset::{Dataset, DatasetError, Fingerprint, Format};
-use kernels::Device;
-use proto::job::{Job, JobError, Normalisation};
+use kernels::{Device, Family, Precision};
+use proto::job::{self, Job, JobError, Normalisation};
 use proto::wire::v1::{self, Form, TroubleKind};
 use proto::{JobId, Timeline};
 
@@ -21,7 +20,6 @@ use crate::collective::{
 use crate::conduct::{NotHeld, Origin};
 use crate::data::{Loader, Quarantine, Share, Source, format};
 use crate::held::Held;
-use crate::join::all_cores;
 use crate::layout::Layout;
 use crate::memory::{self, MemoryError, Setting};
 use crate::model::Geometry;
@@ -73,6 +71,10 @@ pub(crate) enum PrepareError {
         "take over the state after step {step}: what arrived has another digest than what was committed"
     )]
     OtherState { step: u64 },
+    #[error(
+        "compute in bf16, as train.precision asks: this worker computes on the CPU, which has fp32 only; set it to \"auto\""
+    )]
+    Precision,
     #[error("the generation was abandoned")]
     Abandoned,
 }
@@ -86,6 +88,7 @@ impl PrepareError {
             | PrepareError::Memory(_)
             | PrepareError::Loader(_)
             | PrepareError::OtherState { .. }
+            | PrepareError::Precision
             | PrepareError::Abandoned => TroubleKind::TroubleInternal,
             PrepareError::Dataset(_) => TroubleKind::TroubleDatasetUnreadable,
             PrepareError::DatasetDiffers { .. } => TroubleKind::TroubleDatasetDiffers,
@@ -142,9 +145,10 @@ pub(crate) fn warm(
     if memory.held.as_ref().is_none_or(|held| !held.is_of(&job_id, &warm.job_toml)) {
         memory.held = None;
         // How many slices there will be is not known yet; at least one, and at least one other worker.
-        let setting = setting(machine, &job, &dataset, (&(0..1), 2));
+        let device = device_for(machine, &job)?;
+        let setting = setting((machine, &device), &job, &dataset, (&(0..1), 2));
         memory::require_for_training(&setting)?;
-        memory.held = Some(Held::new(&machine.device, job_text, &setting));
+        memory.held = Some(Held::new(&device, job_text, &setting));
     }
     Ok(job_id)
 }
@@ -175,11 +179,12 @@ pub(crate) fn prepare(
     // A state of another job, or of an older form of this one, is of no use any more.
     drop(memory.held.take_if(|held| !held.is_of(&job_id, &form.job_toml)));
     // What was planned for the state that is kept was for other slices, or other members.
-    let setting = setting(machine, &job, &dataset, (&slices, form.members.len()));
+    let device = device_for(machine, &job)?;
+    let setting = setting((machine, &device), &job, &dataset, (&slices, form.members.len()));
     let need = memory::require_for_training(&setting)?;
     let job_text = (&job_id, form.job_toml.as_str());
     let held = memory.held.take();
-    let mut held = held.unwrap_or_else(|| Held::new(&machine.device, job_text, &setting));
+    let mut held = held.unwrap_or_else(|| Held::new(&device, job_text, &setting));
     let parameters = held.model.layout().parameters_len();
     tracing::info!(parameters, memory_mib = need >> 20, "model planned");
     let bucket_len_max = (job.exchange.bucket_mib as usize) << 18; // 4-byte elements in a MiB
@@ -193,7 +198,7 @@ pub(crate) fn prepare(
             return Err(error);
         }
     };
-    let source = Source::new(dataset, &job).with_decode_threads(decode_threads(&machine.device));
+    let source = Source::new(dataset, &job).with_decode_threads(machine.decode_threads);
     let share = Share {
         first_step: form.base_step + 1,
         batch: job.train.batch as u64,
@@ -210,8 +215,8 @@ pub(crate) fn prepare(
     let layout = Arc::new(held.model.layout().clone());
     let exchange = collective.as_mut();
     let run = Run {
-        gradients: Gradients::new(&machine.device, exchange, slices, held.at_once, buckets),
-        device: machine.device.clone(),
+        gradients: Gradients::new(&device, exchange, slices, held.at_once, buckets),
+        device,
         held,
         source,
         loader,
@@ -268,22 +273,23 @@ fn open_dataset(
 }
 
 fn setting<'a>(
-    machine: &Machine,
+    (machine, device): (&Machine, &Device),
     job: &'a Job,
     dataset: &Dataset,
     (slices, workers): (&Range<u32>, usize),
 ) -> Setting<'a> {
     let shape = dataset.shape;
-    let geometry = Geometry {
-        slices: memory::slices_at_once(&machine.device, slices),
+    let slice = Geometry {
+        slices: 1,
         batch: job.train.slice_len(),
         height: shape.height,
         width: shape.width,
         channels: shape.channels,
         classes: dataset.classes.len(),
     };
+    let geometry = Geometry { slices: memory::slices_at_once(device, job, slice), ..slice };
     let decode_threads = match dataset.train.path(0) {
-        Some(_) => decode_threads(&machine.device).get(),
+        Some(_) => machine.decode_threads.get(),
         None => 0,
     };
     Setting {
@@ -322,13 +328,14 @@ fn check_members(machine: &Machine, form: &Form, job: &Job) -> Result<Range<u32>
     Ok(own.first_slice..own.first_slice + own.slice_count)
 }
 
-/// Decoding takes turns with the kernels on their cores: a core that waits for data could as well have made it.
-fn decode_threads(device: &Device) -> NonZeroUsize {
-    match device {
-        Device::Cpu(cpu) => NonZeroUsize::new(cpu.threads()).unwrap_or(NonZeroUsize::MIN),
-        // A GPU leaves the cores to decoding.
-        Device::Cuda(_) => all_cores(),
-    }
+/// The machine's device in the precision that a job asks for.
+fn device_for(machine: &Machine, job: &Job) -> Result<Device, PrepareError> {
+    let device = &machine.device;
+    let precision = match (job.train.precision, device.family()) {
+        (job::Precision::Fp32, _) | (job::Precision::Auto, Family::Cpu) => Precision::Fp32,
+        (job::Precision::Bf16, _) | (job::Precision::Auto, Family::Cuda) => Precision::Bf16,
+    };
+    device.with_precision(precision).ok_or(PrepareError::Precision)
 }
 
 fn check_channels(job: &Job, channels: usize) -> Result<(), PrepareError> {

@@ -8,6 +8,7 @@ mod connect;
 mod transfer;
 
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,7 +40,9 @@ pub struct Options {
     pub token: Token,
     pub name: Name,
     pub device: kernels::Device,
-    pub threads: usize,
+    /// Of the CPU device, and of the loader: decoding takes turns with the kernels on their cores, and a core that waits for
+    /// data could as well have made it. A GPU leaves them all to the loader.
+    pub threads: NonZeroUsize,
     /// Where this machine keeps the dataset, when it is not where the job says.
     pub data: Option<PathBuf>,
     /// Where other workers reach this one; the address that reaches the coordinator when absent.
@@ -59,12 +62,13 @@ pub async fn run(options: Options) -> Result<(), SessionError> {
         software_version: env!("CARGO_PKG_VERSION").to_owned(),
         exchange_address: listener.local_address().to_string(),
         device_kind: options.device.kind(),
-        threads: options.threads as u32,
+        threads: options.threads.get() as u32,
         generation: 0,
     };
     let progress = Arc::new(Progress::default());
     let machine = Machine {
         device: options.device.clone(),
+        decode_threads: options.threads,
         incarnation,
         listener,
         data: options.data.clone(),

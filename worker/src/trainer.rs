@@ -4,6 +4,7 @@
 //! This thread owns the device. It knows no socket and no runtime: commands come in through one bounded channel, reports
 //! and snapshots leave through two.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -31,6 +32,7 @@ use crate::step::{StepError, StepPlan, StepReport, run_step};
 #[derive(Debug)]
 pub struct Machine {
     pub device: kernels::Device,
+    pub decode_threads: NonZeroUsize,
     pub incarnation: Incarnation,
     pub listener: Listener,
     /// Where this machine keeps the dataset, when it is not where the job says.

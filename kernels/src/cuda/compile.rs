@@ -51,7 +51,7 @@ const HEADERS: &[Source] = sources!["portable.cuh", "block.cuh", "lanes.cuh", "s
 /// All sources for this GPU, from the folder or from the compiler.
 pub(super) fn all(gpu: &Gpu, cache: Option<&Path>) -> Result<Vec<Image>, CudaError> {
     library::load_compiler()?;
-    let version = compiler_version();
+    let version = library::compiler_version();
     let driver = library::driver_version()?;
     if version.0 > driver.0 {
         return Err(CudaError::CompilerTooNew { compiler: version.0, driver: driver.0 });
@@ -124,16 +124,6 @@ fn keep(path: &Path, code: &[u8]) -> std::io::Result<()> {
     let sum = xxhash_rust::xxh3::xxh3_64(code).to_le_bytes();
     fs::write(&unfinished, [&sum, code].concat())?;
     fs::rename(&unfinished, path)
-}
-
-fn compiler_version() -> (u32, u32) {
-    let (mut major, mut minor) = (0, 0);
-    // SAFETY: the compiler is loaded and writes two integers; with an error it writes none.
-    let result = unsafe { sys::nvrtcVersion(&mut major, &mut minor) }.result();
-    if result.is_err() {
-        return (0, 0);
-    }
-    (major as u32, minor as u32)
 }
 
 fn options(architecture: &str) -> [CString; 3] {

@@ -34,7 +34,7 @@ pub struct Gpu {
 /// How a GPU is opened.
 #[derive(Clone, Debug)]
 pub struct CudaOptions {
-    /// Of activations.
+    /// Of activations, until `Device::with_precision` says otherwise.
     pub precision: Precision,
     /// Folder for compiled kernels; `None` compiles them anew each time.
     pub cache: Option<PathBuf>,
@@ -46,6 +46,7 @@ pub struct CudaOptions {
 #[derive(Clone)]
 pub struct CudaDevice {
     inner: Arc<Inner>,
+    precision: Precision,
 }
 
 struct Inner {
@@ -110,10 +111,10 @@ impl CudaDevice {
         let opened = open().map_err(|error| CudaError::fault(ordinal, "open the GPU", error));
         let (stream, finished, kernels) = opened?;
         let (staging, scratch, fault) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let (gpu, profile) = (gpu.clone(), Profile::default());
+        let (gpu, profile, precision) = (gpu.clone(), Profile::default(), options.precision);
         let inner =
             Inner { gpu, options, stream, finished, kernels, staging, scratch, fault, profile };
-        Ok(CudaDevice { inner: Arc::new(inner) })
+        Ok(CudaDevice { inner: Arc::new(inner), precision })
     }
 
     /// What it is.
@@ -122,11 +123,7 @@ impl CudaDevice {
     }
 
     pub(crate) fn kind(&self) -> String {
-        let precision = match self.inner.options.precision {
-            Precision::Fp32 => "fp32",
-            Precision::Bf16 => "bf16",
-        };
-        format!("cuda {} {precision}", self.gpu().architecture())
+        format!("cuda {}", self.gpu().architecture())
     }
 
     pub(crate) fn describe(&self) -> String {
@@ -138,9 +135,19 @@ impl CudaDevice {
         &self.inner.profile
     }
 
+    /// The same GPU, for a model with activations of another kind.
+    pub(crate) fn with_precision(&self, precision: Precision) -> CudaDevice {
+        CudaDevice { inner: Arc::clone(&self.inner), precision }
+    }
+
+    /// Bytes of one number of an activation.
+    pub fn activation_bytes(&self) -> usize {
+        self.activations().size()
+    }
+
     /// What activations are kept in.
     pub(crate) fn activations(&self) -> Element {
-        match self.inner.options.precision {
+        match self.precision {
             Precision::Fp32 => Element::F32,
             Precision::Bf16 => Element::Bf16,
         }
@@ -228,10 +235,6 @@ impl CudaDevice {
 
     pub(super) fn record(&self, event: &CudaEvent) -> Result<(), DriverError> {
         event.record(&self.inner.stream)
-    }
-
-    pub(super) fn is_same(&self, other: &CudaDevice) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
     }
 }
 

@@ -46,6 +46,34 @@ pub(super) fn driver_version() -> Result<(u32, u32), CudaError> {
     Ok((version as u32 / 1000, version as u32 % 1000 / 10))
 }
 
+/// Of the compiler, which is loaded: major and minor.
+pub(super) fn compiler_version() -> (u32, u32) {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: the compiler is loaded and writes two integers; with an error it writes none.
+    let result = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
+    if result.result().is_err() {
+        return (0, 0);
+    }
+    (major as u32, minor as u32)
+}
+
+/// What of NVIDIA's is installed: versions of CUDA, major and minor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CudaVersions {
+    /// The newest that the driver knows.
+    pub driver: (u32, u32),
+    /// Of the compiler library, if it is found.
+    pub compiler: Option<(u32, u32)>,
+}
+
+/// `None` without a driver.
+pub fn versions() -> Option<CudaVersions> {
+    load_driver().ok()?;
+    let driver = driver_version().ok()?;
+    let compiler = load_compiler().is_ok().then(compiler_version);
+    Some(CudaVersions { driver, compiler })
+}
+
 /// Makes cudarc's compiler functions safe to call.
 pub(super) fn load_compiler() -> Result<(), CudaError> {
     static FOUND: OnceLock<Result<(), CudaError>> = OnceLock::new();

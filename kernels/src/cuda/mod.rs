@@ -34,6 +34,6 @@ mod sums_of_squares;
 
 pub use context::{CudaDevice, CudaOptions, Gpu};
 pub use error::CudaError;
-pub use library::gpus;
+pub use library::{CudaVersions, gpus, versions};
 pub(crate) use memory::{CudaMemory, Element};
 pub use memory::{CudaView, CudaViewMut};

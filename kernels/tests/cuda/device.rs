@@ -32,6 +32,6 @@ fn activations_are_rounded_to_the_precision() {
 fn a_device_tells_its_kind() {
     let Some(device) = device(Precision::Bf16) else { return };
     let kind = device.kind();
-    assert!(kind.starts_with("cuda sm_") && kind.ends_with(" bf16"), "{kind}");
+    assert!(kind.starts_with("cuda sm_"), "{kind}");
     assert!(device.describe().starts_with(&kind));
 }

@@ -48,6 +48,7 @@ struct RawTrain {
     batch: usize,
     slices: Option<usize>,
     label_smoothing: Option<f64>,
+    precision: Option<Precision>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -190,7 +191,8 @@ impl RawTrain {
             "train.label_smoothing",
             "must be at least 0 and below 1",
         )?;
-        Ok(Train { epochs: self.epochs, batch: self.batch, slices, label_smoothing })
+        let precision = self.precision.unwrap_or(Precision::Auto);
+        Ok(Train { epochs: self.epochs, batch: self.batch, slices, label_smoothing, precision })
     }
 }
 
@@ -280,6 +282,7 @@ impl From<&Job> for RawJob {
                 batch: job.train.batch,
                 slices: Some(job.train.slices),
                 label_smoothing: Some(short(job.train.label_smoothing)),
+                precision: Some(job.train.precision),
             },
             optimizer: RawOptimizer::from(&job.optimizer),
             ema: job.ema.as_ref().map(RawEma::from),

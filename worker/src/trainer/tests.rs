@@ -44,6 +44,7 @@ impl Harness {
         let incarnation = Incarnation([3; 16]);
         let machine = Machine {
             device: kernels::Device::cpu(NonZeroUsize::MIN).unwrap(),
+            decode_threads: NonZeroUsize::MIN,
             incarnation,
             listener: Listener::bind("127.0.0.1:0").unwrap(),
             data: None,
