@@ -36,6 +36,15 @@ macro_rules! sources {
 
 const SOURCES: &[Source] = sources![
     "augment.cu",
+    "conv_mma.cu",
+    "conv_mma_weight_grad.cu",
+    "conv_pack.cu",
+    "conv_simt.cu",
+    "conv_simt_weight_grad.cu",
+    "conv_statistics.cu",
+    "conv_stem.cu",
+    "conv_stem_weight_grad.cu",
+    "conv_sum.cu",
     "digest.cu",
     "elementwise.cu",
     "erase.cu",
@@ -46,7 +55,15 @@ const SOURCES: &[Source] = sources![
 ];
 
 /// What the sources may include.
-const HEADERS: &[Source] = sources!["portable.cuh", "block.cuh", "lanes.cuh", "spans.cuh"];
+const HEADERS: &[Source] = sources![
+    "portable.cuh",
+    "block.cuh",
+    "conv.cuh",
+    "conv_stem.cuh",
+    "conv_tile.cuh",
+    "lanes.cuh",
+    "spans.cuh",
+];
 
 /// All sources for this GPU, from the folder or from the compiler.
 pub(super) fn all(gpu: &Gpu, cache: Option<&Path>) -> Result<Vec<Image>, CudaError> {

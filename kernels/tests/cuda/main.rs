@@ -9,6 +9,7 @@ mod numbers;
 mod support;
 mod device;
 mod augment;
+mod conv;
 mod digest;
 mod elementwise;
 mod mix;
