@@ -74,4 +74,5 @@ const FIRST_NON_FINITE_ALL: Kernel = Kernel::new("elementwise.cu", "first_non_fi
 /// In place of an index, as in the kernels.
 const NONE: u64 = u64::MAX;
 const THREADS: u32 = 256;
-const BLOCKS_OF_A_PROCESSOR: u32 = 2048 / THREADS;
+/// With 64 registers to a thread, which has four loads on their way.
+const BLOCKS_OF_A_PROCESSOR: u32 = 4;

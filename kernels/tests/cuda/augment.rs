@@ -28,7 +28,7 @@ fn bits_are_the_same_each_time() {
 /// Windows smaller and larger than the image; several blocks to a sample; one channel, three and eight; a row that is no
 /// multiple of sixteen bytes, and whole ones.
 const SHAPES: [AugmentShape; 5] = [
-    shape(2, [50, 45], 3, [61, 47]),
+    shape(2, [50, 95], 3, [61, 97]),
     shape(7, [9, 11], 3, [7, 9]),
     shape(3, [5, 4], 1, [4, 4]),
     shape(3, [4, 6], 8, [6, 5]),
