@@ -49,6 +49,8 @@ const SOURCES: &[Source] = sources![
     "elementwise.cu",
     "erase.cu",
     "mix.cu",
+    "norm.cu",
+    "norm_backward.cu",
     "peak.cu",
     "sgd.cu",
     "sums_of_squares.cu",
@@ -62,7 +64,9 @@ const HEADERS: &[Source] = sources![
     "conv_stem.cuh",
     "conv_tile.cuh",
     "lanes.cuh",
+    "rows.cuh",
     "spans.cuh",
+    "vectors.cuh"
 ];
 
 /// All sources for this GPU, from the folder or from the compiler.

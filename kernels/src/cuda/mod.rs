@@ -1,6 +1,6 @@
 //! The CUDA device: an NVIDIA GPU, driven through `cudarc`. In reading order: `library` (is there a driver, a compiler),
 //! `error`, `context` (what is opened once for a device), `compile` (sources to machine code, kept on disk), `memory`,
-//! `staging` (host numbers on their way to the GPU), `launch`; then one file per op, named as on the CPU, whose kernels are
+//! `staging` (host numbers on their way to the GPU), `launch`, `vectors`; then one file per op, named as on the CPU, whose kernels are
 //! `kernels/cuda/<same stem>.cu`.
 //!
 //! Everything is put on one stream and runs in that order, later. What goes wrong there is remembered (`fault`): from
@@ -15,6 +15,7 @@ mod launch;
 mod library;
 mod memory;
 mod staging;
+mod vectors;
 
 mod augment;
 mod conv;

@@ -234,7 +234,10 @@ fn run(device: &Device, shape: &ConvShape, data: &Data) -> Results {
     conv_input_grad(device, shape, dy, back, whole_mut(&mut dx_added), add);
     conv_weight_grad(device, shape, x, dy, whole_mut(&mut dw));
     let [y, without_stats] = [read(&y), read(&without_stats)];
-    assert!(bits(&[without_stats]) == bits(std::slice::from_ref(&y)), "statistics change {shape:?}");
+    assert!(
+        bits(&[without_stats]) == bits(std::slice::from_ref(&y)),
+        "statistics change {shape:?}"
+    );
     Results { y, stats: read(&stats), dx: read(&dx), dx_added: read(&dx_added), dw: read(&dw) }
 }
 

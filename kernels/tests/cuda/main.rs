@@ -13,6 +13,7 @@ mod conv;
 mod digest;
 mod elementwise;
 mod mix;
+mod norm;
 mod peak;
 mod sgd;
 mod sums_of_squares;
