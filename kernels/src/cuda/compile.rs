@@ -52,9 +52,13 @@ const SOURCES: &[Source] = sources![
     "norm.cu",
     "norm_backward.cu",
     "peak.cu",
+    "pool.cu",
     "sgd.cu",
     "sums_of_squares.cu",
 ];
+
+/// What the sources may include.
+const HEADERS: &[Source] = sources!["portable.cuh",];
 
 /// What the sources may include.
 const HEADERS: &[Source] = sources![

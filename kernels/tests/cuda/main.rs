@@ -15,5 +15,6 @@ mod elementwise;
 mod mix;
 mod norm;
 mod peak;
+mod pool;
 mod sgd;
 mod sums_of_squares;
