@@ -48,6 +48,7 @@ const SOURCES: &[Source] = sources![
     "digest.cu",
     "elementwise.cu",
     "erase.cu",
+    "linear.cu",
     "mix.cu",
     "norm.cu",
     "norm_backward.cu",
@@ -56,6 +57,9 @@ const SOURCES: &[Source] = sources![
     "sgd.cu",
     "sums_of_squares.cu",
 ];
+
+/// What the sources may include.
+const HEADERS: &[Source] = sources!["portable.cuh",];
 
 /// What the sources may include.
 const HEADERS: &[Source] = sources!["portable.cuh",];

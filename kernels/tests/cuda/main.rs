@@ -12,6 +12,7 @@ mod augment;
 mod conv;
 mod digest;
 mod elementwise;
+mod linear;
 mod mix;
 mod norm;
 mod peak;

@@ -77,6 +77,15 @@ fn written(mut buffer: Buffer, values: &[f32]) -> Buffer {
     buffer
 }
 
+/// The sum, in fp32, of a power of two of results, over their binary tree.
+pub(crate) fn tree_sum(mut parts: Vec<Vec<f32>>) -> Vec<f32> {
+    while parts.len() > 1 {
+        let sum = |pair: &[Vec<f32>]| pair[0].iter().zip(&pair[1]).map(|(a, b)| a + b).collect();
+        parts = parts.chunks(2).map(sum).collect();
+    }
+    parts.remove(0)
+}
+
 /// Asserts that the bits of an op's results are the same when it runs again, and in whatever order threads run.
 pub(crate) fn assert_same_bits_each_time(what: &str, op: impl Fn() -> Vec<Vec<f32>>) {
     let expected = bits(&op());
