@@ -59,12 +59,6 @@ const SOURCES: &[Source] = sources![
 ];
 
 /// What the sources may include.
-const HEADERS: &[Source] = sources!["portable.cuh",];
-
-/// What the sources may include.
-const HEADERS: &[Source] = sources!["portable.cuh",];
-
-/// What the sources may include.
 const HEADERS: &[Source] = sources![
     "portable.cuh",
     "block.cuh",
