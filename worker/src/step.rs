@@ -190,18 +190,12 @@ fn update(run: &mut Run, job: &Job, plan: StepPlan) -> [u8; 16] {
     digest(model, ema.as_ref())
 }
 
-/// A fast digest of weights and running statistics, and of their averages: what members compare after every step. The
-/// velocity is not looked at: a difference in it shows in the weights soon.
+/// The digest of weights and running statistics, and of their averages: what members compare after every step. The velocity
+/// is not looked at: a difference in it shows in the weights soon.
 pub fn digest(model: &ResNet, ema: Option<&Ema>) -> [u8; 16] {
-    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
     let averages = ema.map(|ema| [ema.params(), ema.running()]);
-    for buffer in
-        [model.params(), model.running()].into_iter().chain(averages.into_iter().flatten())
-    {
-        let host = buffer.host().expect("the CPU device's memory is host memory");
-        hasher.update(bytemuck::cast_slice(host));
-    }
-    hasher.digest128().to_le_bytes()
+    let state = [model.params(), model.running()].into_iter().chain(averages.into_iter().flatten());
+    ops::digest(model.device(), state)
 }
 
 /// Backward of the `index`-th slice of this worker, with the merges that the tree asks for after it; with the last slice

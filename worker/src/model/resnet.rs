@@ -125,6 +125,10 @@ impl ResNet {
         self.geometry
     }
 
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     pub fn params(&self) -> &Buffer {
         &self.buffers.params
     }
