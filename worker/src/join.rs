@@ -51,8 +51,9 @@ pub fn join(args: &Join) -> Result<(), JoinError> {
         exchange_ip: args.exchange_ip,
         wait: args.wait,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RUNTIME_THREADS)
+    // The control stream and the uploads are all it runs; the cores belong to the kernels. One thread, since each message that
+    // goes from one to another costs a wake-up.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(JoinError::Runtime)?;
@@ -93,6 +94,4 @@ fn default_name() -> Name {
     })
 }
 
-/// The control stream and the uploads are all it runs; the cores belong to the kernels.
-const RUNTIME_THREADS: usize = 2;
 const TOKEN_VARIABLE: &str = "CLUSTER_TOKEN";

@@ -208,6 +208,8 @@ impl Session<'_> {
                 Ok(room) = reports.reserve(), if outbox.has_unsent() => {
                     if let Some(report) = outbox.next() {
                         room.send(report);
+                        // As good a sign of life.
+                        heartbeat.reset();
                     }
                 }
                 _ = heartbeat.tick() => self.beat(&reports),

@@ -299,7 +299,7 @@ impl Cluster {
     /// Everything that is due because time went by.
     pub(super) fn expire(&mut self) {
         self.settle_absences();
-        self.acknowledge();
+        self.acknowledge_in_time();
         self.end_generation();
         for session in self.roster.silent(self.clock, LOST_AFTER) {
             self.lose(session, &format!("silent for {} ms", LOST_AFTER.as_millis()));

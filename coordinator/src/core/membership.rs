@@ -37,6 +37,8 @@ pub(crate) struct Membership {
     pub(crate) committed: u64,
     /// Members were told that steps up to this one are on record.
     pub(crate) acknowledged: u64,
+    /// When they last may have been told, on the lenient clock.
+    pub(crate) acknowledged_at: Duration,
     /// When a member last got on with its work, on the lenient clock.
     pub(crate) last_progress: Duration,
     /// Slow members were named in the log.
@@ -173,6 +175,7 @@ impl Membership {
             published: base_step,
             committed: base_step,
             acknowledged: base_step,
+            acknowledged_at: since,
             last_progress: since,
             named_stragglers: false,
             orphaned_since: None,

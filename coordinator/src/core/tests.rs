@@ -142,12 +142,12 @@ impl Script {
         (script, members)
     }
 
-    /// Time goes by in ticks, with the heartbeats of the live workers.
+    /// Time goes by in ticks, more than there would be, with the heartbeats of the live workers.
     fn pass(&mut self, milliseconds: u64) -> Vec<Action> {
         let mut actions = Vec::new();
         for tick in 1..=milliseconds / 100 {
-            self.now += TICK;
-            if tick % 2 == 0 {
+            self.now += Duration::from_millis(100);
+            if tick % 5 == 0 {
                 for session in self.beating.clone() {
                     actions.extend(self.beat(session, 0, Phase::Compute));
                 }
