@@ -25,7 +25,7 @@ use tonic::Streaming;
 use crate::collective::Abort;
 use crate::conduct::{Action, Conduct};
 use crate::progress::Progress;
-use crate::trainer::{self, Command, Formation, Machine, Upload};
+use crate::trainer::{self, Command, Formation, Machine, Uploads};
 use connect::Client;
 use transfer::Uploader;
 
@@ -169,7 +169,7 @@ struct Membership {
     abort: Abort,
     /// The checkpoint's way here, before the training thread has it.
     fetching: AbortHandle,
-    uploads: Sender<Upload>,
+    uploads: Uploads,
 }
 
 impl Membership {
@@ -273,8 +273,7 @@ impl Session<'_> {
             Action::Forget(generation) => standing.command(Command::Abandon(generation))?,
             Action::UploadAgain => {
                 if let Some(membership) = &standing.membership {
-                    // A full queue holds a newer one.
-                    drop(membership.uploads.try_send(Upload::Again));
+                    membership.uploads.again();
                 }
             }
             Action::Warm(warm) => {

@@ -4,16 +4,16 @@
 //! This thread owns the device. It knows no socket and no runtime: commands come in through one bounded channel, reports
 //! and snapshots leave through two.
 
+mod uploads;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::{Duration, Instant};
 
 use proto::wire::v1::{self, Phase, TroubleKind, report};
 use proto::wire::{QUARANTINED_MAX, TEXT_BYTES_MAX};
 use proto::{Generation, Incarnation};
 use tokio::sync::mpsc::Sender;
-use tokio::sync::mpsc::error::TrySendError;
 
 use crate::checkpoint::{Average, Snapshot};
 use crate::collective::{Abort, CollectiveError, Listener};
@@ -26,6 +26,8 @@ use crate::optim::learning_rate;
 use crate::prepare::{Memory, PrepareError, Prepared, prepare, warm};
 use crate::progress::Progress;
 use crate::step::{StepError, StepPlan, StepReport, run_step};
+
+pub use uploads::{Stall, Upload, Uploads};
 
 /// What the training thread needs for its whole life.
 #[derive(Debug)]
@@ -68,7 +70,7 @@ pub struct Formation {
     /// The state after `form.base_step`; `Members` once it was taken over.
     pub base: Base,
     pub reports: Sender<v1::Report>,
-    pub uploads: Sender<Upload>,
+    pub uploads: Uploads,
 }
 
 /// What a generation starts from.
@@ -90,20 +92,6 @@ pub struct CheckpointFiles {
     pub optimizer: Vec<u8>,
     /// Of a job that averages.
     pub ema: Option<Vec<u8>>,
-}
-
-/// What goes to the uploader, in this order.
-#[derive(Debug)]
-pub enum Upload {
-    Checkpoint {
-        snapshot: Box<Snapshot>,
-        /// It is the state that the generation ends with.
-        last: bool,
-    },
-    /// Report `finished` once everything before is uploaded.
-    Finished { step: u64 },
-    /// The coordinator was away: the last state of all may have to be uploaded once more.
-    Again,
 }
 
 /// Why a generation ended early.
@@ -281,6 +269,13 @@ fn follow_up(
         return Ok(());
     }
     progress.enter(Phase::Checkpoint);
+    // Every sum has arrived: a goodbye that goes wrong costs nothing any more.
+    if due.end
+        && let Err(error) = run.collective.shutdown()
+    {
+        tracing::warn!("closing the exchange: {error}");
+    }
+    let Some(room) = formation.uploads.room(&formation.abort, due.end)? else { return Ok(()) };
     let snapshot = Box::new(Snapshot {
         step,
         layout: Arc::clone(layout),
@@ -293,16 +288,13 @@ fn follow_up(
             .as_ref()
             .map(|ema| Average { params: host(ema.params()), running: host(ema.running()) }),
     });
-    let snapshot = Upload::Checkpoint { snapshot, last: due.end };
-    if !due.end {
-        return formation.upload(snapshot, Some(UPLOAD_PATIENCE));
+    room.send(Upload::Checkpoint { snapshot, last: due.end });
+    if due.end
+        && let Some(room) = formation.uploads.room(&formation.abort, true)?
+    {
+        room.send(Upload::Finished { step });
     }
-    // Every sum has arrived: a goodbye that goes wrong costs nothing any more.
-    if let Err(error) = run.collective.shutdown() {
-        tracing::warn!("closing the exchange: {error}");
-    }
-    formation.upload(snapshot, None)?;
-    formation.upload(Upload::Finished { step }, None)
+    Ok(())
 }
 
 /// Commands as seen from inside one generation.
@@ -372,28 +364,6 @@ impl Formation {
         for images in found.chunks(QUARANTINED_MAX) {
             let images = images.iter().map(bad_image).collect();
             self.report(report::Kind::Quarantined(v1::Quarantined { images }));
-        }
-    }
-
-    /// Hands a snapshot to the uploader. While earlier ones are still on their way it waits, for `patience` or until the
-    /// generation is abandoned; then the checkpoint is given up, since the peers wait in the next step's exchange.
-    fn upload(&self, upload: Upload, patience: Option<Duration>) -> Result<(), GenerationError> {
-        let since = Instant::now();
-        let mut upload = upload;
-        loop {
-            upload = match self.uploads.try_send(upload) {
-                Ok(()) => return Ok(()),
-                Err(TrySendError::Closed(_)) => return Err(GenerationError::SessionEnded),
-                Err(TrySendError::Full(upload)) => upload,
-            };
-            if self.abort.is_aborted() {
-                return Err(GenerationError::Abandoned);
-            }
-            if patience.is_some_and(|patience| since.elapsed() > patience) {
-                tracing::warn!("earlier checkpoints are still on their way: this one is skipped");
-                return Ok(());
-            }
-            std::thread::sleep(UPLOAD_POLL);
         }
     }
 }
@@ -487,10 +457,6 @@ fn host(buffer: &kernels::Buffer) -> Vec<f32> {
     buffer.read(buffer.span(), &mut copy);
     copy
 }
-
-/// How long the training thread waits for room in the uploader's queue: far less than peers wait for this worker.
-const UPLOAD_PATIENCE: Duration = Duration::from_secs(5);
-const UPLOAD_POLL: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests;

@@ -52,7 +52,7 @@ impl Harness {
         let (commands, receiver) = sync_channel(8);
         let thread = std::thread::spawn(move || run(&machine, &receiver));
         let (reports_in, reports) = channel(64);
-        let (uploads_in, uploads) = channel(4);
+        let (uploads_in, uploads) = Uploads::new(Stall::default());
         let member = v1::Member {
             worker: "w1".to_owned(),
             incarnation: incarnation.0.to_vec(),
