@@ -19,6 +19,8 @@ pub enum JoinError {
     Token { place: String, source: TokenError },
     #[error(transparent)]
     Device(#[from] DeviceError),
+    #[error("end with the process that started this one: {0}")]
+    Parent(std::io::Error),
     #[error("start the runtime: {0}")]
     Runtime(std::io::Error),
     #[error(transparent)]
@@ -29,7 +31,9 @@ impl JoinError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             JoinError::TokenFile { .. } | JoinError::Token { .. } => ExitCode::Token,
-            JoinError::Device(_) | JoinError::Runtime(_) => ExitCode::Failure,
+            JoinError::Device(_) | JoinError::Parent(_) | JoinError::Runtime(_) => {
+                ExitCode::Failure
+            }
             JoinError::Session(error) => error.exit_code(),
         }
     }
@@ -37,6 +41,9 @@ impl JoinError {
 
 /// Joins and works until told to leave.
 pub fn join(args: &Join) -> Result<(), JoinError> {
+    if let Some(parent) = args.die_with_parent {
+        proto::parent::die_with(parent).map_err(JoinError::Parent)?;
+    }
     let token = find_token(args)?;
     let threads = args.threads.unwrap_or_else(all_cores);
     let device = Device::cpu(threads)?;
