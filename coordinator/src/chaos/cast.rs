@@ -1,6 +1,6 @@
 //! The processes of a cluster on this machine, each started by the command that a person would type, and what can be done to
-//! them. They end when this value is dropped, and when this process ends. What they say goes to `coordinator.log` and `worker-<n>.log` in the state
-//! directory.
+//! them. They end when this value is dropped, and when this process ends. What they say goes to `coordinator.log` and
+//! `worker-<n>.log` in the state directory.
 
 use std::fs::OpenOptions;
 use std::io;
