@@ -12,6 +12,7 @@ use std::process::ExitCode;
 mod bench;
 mod chaos;
 mod overhead;
+mod programs;
 mod tidy;
 
 fn main() -> ExitCode {
