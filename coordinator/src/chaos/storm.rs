@@ -33,7 +33,11 @@ pub struct Storm {
 #[derive(Clone, Copy, Debug)]
 enum Due {
     Join(usize),
-    Wake(usize),
+    /// `held`: it had the state when it was stopped.
+    Wake {
+        index: usize,
+        held: bool,
+    },
     Coordinator,
 }
 
@@ -176,7 +180,8 @@ impl Storm {
         match fault {
             Fault::Pause => {
                 self.cast.pause(index);
-                return Due::Wake(index);
+                let held = self.watch.holders.contains(&self.cast.workers[index].name);
+                return Due::Wake { index, held };
             }
             Fault::Leave => self.cast.ask_to_leave(index),
             Fault::Kill | Fault::Coordinator => self.cast.kill_worker(index),
@@ -213,11 +218,11 @@ impl Storm {
     /// The end of a fault.
     fn carry_out(&mut self, due: Due) -> Result<(), StormError> {
         match due {
-            Due::Wake(index) => {
+            Due::Wake { index, held } => {
                 self.cast.wake(index);
                 // As before, unless it was waited for too long: then the next generation tells.
                 let name = self.cast.workers[index].name.clone();
-                if self.watch.members.contains(&name) {
+                if held && self.watch.members.contains(&name) {
                     self.watch.holders.insert(name);
                 }
             }
