@@ -28,11 +28,33 @@ pub(crate) struct Options {
     /// Spells with faults of each plan whose steps/s are compared, and seconds of each.
     rounds: usize,
     spell: usize,
+    only: Vec<Part>,
+}
+
+/// A part of the command that can be had alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Faults of all kinds.
+    Storms,
+    /// Steps/s with few faults against none.
+    Goodput,
+    /// Workers that are taken in with a large state.
+    Joins,
+}
+
+impl Part {
+    const ALL: [(&str, Part); 3] =
+        [("storms", Part::Storms), ("goodput", Part::Goodput), ("joins", Part::Joins)];
+
+    fn parse(name: &str) -> Option<Part> {
+        Part::ALL.iter().find(|(known, _)| *known == name).map(|(_, part)| *part)
+    }
 }
 
 impl Options {
     pub(crate) fn parse(arguments: &[&str]) -> Result<Options> {
-        let mut options = Options { faults: 500, seed: 1, epochs: 600, rounds: 3, spell: 60 };
+        let only = Part::ALL.map(|(_, part)| part).to_vec();
+        let mut options = Options { faults: 500, seed: 1, epochs: 600, rounds: 3, spell: 60, only };
         let mut rest = arguments;
         while let [flag, value, more @ ..] = rest {
             match *flag {
@@ -41,6 +63,10 @@ impl Options {
                 "--epochs" => options.epochs = value.parse().context(USAGE)?,
                 "--rounds" => options.rounds = value.parse().context(USAGE)?,
                 "--spell" => options.spell = value.parse().context(USAGE)?,
+                "--only" => {
+                    let parts: Option<Vec<Part>> = value.split(',').map(Part::parse).collect();
+                    options.only = parts.context(USAGE)?;
+                }
                 _ => bail!(USAGE),
             }
             rest = more;
@@ -65,21 +91,35 @@ struct Stage {
 pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result<()> {
     let mut stage = Stage::set_up(root, options)?;
     let (commit, before) = (commit_of(root), load());
-    let calm = stage.train(&Ask::digits(NO_FAULTS, options.seed))?;
-    let weights = calm["model_sha256"].clone();
-    say(out, &format!("undisturbed: {}", findings::line(&calm)))?;
-    let mut runs = storms(&mut stage, options, out)?;
+    let wanted = |part: Part| options.only.contains(&part);
+    let mut weights = Value::Null;
+    if wanted(Part::Storms) {
+        let calm = stage.train(&Ask::digits(NO_FAULTS, options.seed))?;
+        weights = calm["model_sha256"].clone();
+        say(out, &format!("undisturbed: {}", findings::line(&calm)))?;
+    }
+    let mut runs = Vec::new();
+    if wanted(Part::Storms) {
+        runs = storms(&mut stage, options, out)?;
+    }
     let of_storms = |run: &Value| run["faults"].as_array().cloned().unwrap_or_default();
     let faults: Vec<Value> = runs.iter().flat_map(of_storms).collect();
     let same = runs.iter().filter(|report| report["model_sha256"] == weights).count();
     say(out, &format!("{same} of {} storms ended with the same weights", runs.len()))?;
-    let compared = compare(&mut stage, options, out)?;
+    let mut compared = Vec::new();
+    if wanted(Part::Goodput) {
+        compared = compare(&mut stage, options, out)?;
+    }
     let readings: Vec<Goodput> = compared.iter().map(Goodput::of).collect();
-    let large = stage.train(&Ask { job: LARGE_JOB, ..Ask::digits("kill 10s", options.seed) })?;
-    say(out, &format!("large state: {}", findings::line(&large)))?;
+    let mut large = Value::Null;
+    if wanted(Part::Joins) {
+        large = stage.train(&Ask { job: LARGE_JOB, ..Ask::digits("kill 10s", options.seed) })?;
+        say(out, &format!("large state: {}", findings::line(&large)))?;
+    }
     let mut recoveries = Recovery::all(&faults);
     recoveries.push(Recovery::of_joins(SMALL_STATE, &runs));
     recoveries.push(Recovery::of_joins(LARGE_STATE, std::slice::from_ref(&large)));
+    recoveries.retain(|recovery| recovery.count > 0);
     for recovery in &recoveries {
         say(out, &recovery.line())?;
     }
@@ -90,6 +130,7 @@ pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result
     let storms = runs.len();
     runs.extend(compared);
     let proved = runs.iter().chain([&large]).filter(|report| report["verified"] == true).count();
+    let trained = runs.len() + usize::from(!large.is_null());
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let found = json!({
         "commit": commit,
@@ -108,15 +149,15 @@ pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result
         "model_sha256": weights,
         "storms": storms,
         "storms_with_these_weights": same,
-        "runs": runs.len() + 1,
+        "runs": trained,
         "runs_proved": proved,
         "reports": runs,
         "large": large,
     });
     let path = save(root, &commit, seconds, &found)?;
-    say(out, &format!("{proved} of {} runs proved; {}", runs.len() + 1, path.display()))?;
+    say(out, &format!("{proved} of {trained} runs proved; {}", path.display()))?;
     ensure!(same == storms, "runs ended with other weights: {}", storms - same);
-    ensure!(proved == runs.len() + 1, "runs not proved: {}", runs.len() + 1 - proved);
+    ensure!(proved == trained, "runs not proved: {}", trained - proved);
     let missed = bars.iter().filter(|bar| bar.met() == Some(false)).count();
     ensure!(missed == 0, "bars missed: {missed}; see above");
     Ok(())
@@ -291,13 +332,14 @@ const STORM: &str = "kill 2s, pause 6s, leave 15s, coordinator 10s";
 const FEW_FAULTS: [&str; 3] = ["kill 60s", "kill 15s", "coordinator 15s"];
 
 pub(crate) const USAGE: &str = "\
-usage: cargo xtask chaos [--faults N] [--seed N] [--epochs N] [--rounds N] [--spell SECONDS]
+usage: cargo xtask chaos [--faults N] [--seed N] [--epochs N] [--rounds N] [--spell SECONDS] [--only PART,...]
 
   --faults  storms follow each other until there were so many [default: 500]
   --seed    of the first storm; each further one has the next [default: 1]
   --epochs  length of each storm [default: 600]
   --rounds  spells with few faults, each between two without, whose steps/s are compared [default: 3]
   --spell   seconds of each [default: 60]
+  --only    of storms, goodput (those steps/s) and joins (workers taken in with a large state) [default: all]
 
 What was found goes to standard output and, with every fault, to bench/results. Fails when a bar is missed. Wants a quiet
 machine.
@@ -310,10 +352,18 @@ mod tests {
     #[test]
     fn options_are_read_and_wrong_ones_get_the_usage() {
         let options = Options::parse(&["--faults", "20", "--seed", "7"]).unwrap();
-        assert_eq!(options, Options { faults: 20, seed: 7, epochs: 600, rounds: 3, spell: 60 });
-        for wrong in
-            [&["--faults"][..], &["--storms", "3"], &["--epochs", "0"], &["--spell", "2"], &["20"]]
-        {
+        let only = vec![Part::Storms, Part::Goodput, Part::Joins];
+        let expected = Options { faults: 20, seed: 7, epochs: 600, rounds: 3, spell: 60, only };
+        assert_eq!(options, expected);
+        assert_eq!(Options::parse(&["--only", "joins"]).unwrap().only, [Part::Joins]);
+        for wrong in [
+            &["--faults"][..],
+            &["--storms", "3"],
+            &["--only", "rain"],
+            &["--epochs", "0"],
+            &["--spell", "2"],
+            &["20"],
+        ] {
             let error = Options::parse(wrong).unwrap_err();
             assert!(format!("{error:#}").contains("usage:"), "{wrong:?}");
         }
