@@ -30,6 +30,21 @@ pub(super) enum DownloadError {
     Damaged { step: u64, problem: String },
 }
 
+impl DownloadError {
+    /// The connection broke, or bytes were lost on their way.
+    fn may_pass(&self) -> bool {
+        match self {
+            DownloadError::Refused { status, .. } => {
+                // A stream that breaks in the middle is unknown or internal to HTTP/2.
+                let passing =
+                    [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown, Code::Internal];
+                passing.contains(&status.code())
+            }
+            DownloadError::Damaged { .. } => true,
+        }
+    }
+}
+
 /// Uploads one generation's checkpoints in the background, one after another.
 #[derive(Debug)]
 pub(super) struct Uploader {
@@ -182,8 +197,21 @@ fn chunk(file: u32, bytes: &[u8], left: Range<u64>) -> CheckpointData {
     CheckpointData { file, offset: left.start, crc32: crc32fast::hash(&data), data }
 }
 
-/// Fetches what a generation starts from, unless that is the seed, or what members hold.
-pub(super) async fn download(mut client: Client, form: &Form) -> Result<Base, DownloadError> {
+/// Fetches what a generation starts from, unless that is the seed, or what members hold. Tries again after what may pass.
+pub(super) async fn download(client: Client, form: &Form) -> Result<Base, DownloadError> {
+    let since = Instant::now();
+    loop {
+        match try_download(client.clone(), form).await {
+            Err(error) if error.may_pass() && since.elapsed() < DOWNLOAD_PATIENCE => {
+                tracing::warn!("{error}; trying again");
+                tokio::time::sleep(UPLOAD_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn try_download(mut client: Client, form: &Form) -> Result<Base, DownloadError> {
     let step = form.base_step;
     if !form.holders.is_empty() {
         return Ok(Base::Members);
@@ -295,6 +323,8 @@ const UPLOAD_LIMIT: Duration = Duration::from_secs(300);
 /// A coordinator that is away is waited for.
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 const UPLOAD_PAUSE: Duration = Duration::from_millis(500);
+/// The others wait for whoever downloads, for a minute at most.
+const DOWNLOAD_PATIENCE: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {
