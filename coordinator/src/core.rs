@@ -347,6 +347,9 @@ pub const SEAL_WITHIN: Duration = Duration::from_secs(60);
 /// A generation runs at least this long before it is given up to take in more workers, so that those who come together are
 /// taken in together.
 pub const GROW_AFTER: Duration = Duration::from_millis(500);
+/// A worker that wants to leave waits this long for the end of the step at hand; then the others begin it anew. It goes by
+/// itself after 1.8 s.
+pub const PAUSE_TO_LEAVE: Duration = Duration::from_millis(800);
 /// Others that have just joined are waited for this long before a newcomer that is ready is taken in.
 pub const WARM_TOGETHER: Duration = Duration::from_secs(5);
 /// An edge between live workers that broke is tried again this often, without a step in between.

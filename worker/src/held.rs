@@ -19,6 +19,8 @@ pub(crate) struct Held {
     pub(crate) optimizer: Sgd,
     /// Of a job that averages.
     pub(crate) ema: Option<Ema>,
+    /// The model's weights are not those that its passes use yet.
+    pub(crate) unpacked: bool,
     /// `None` while the contents mean nothing.
     pub(crate) mark: Option<Mark>,
 }
@@ -35,7 +37,14 @@ impl Held {
         let optimizer = Sgd::new(device, model.layout(), &job.optimizer);
         let ema = job.ema.map(|rule| Ema::new(device, model.layout(), rule));
         let (job_id, job_toml) = (job_id.clone(), job_toml.to_owned());
-        Held { job_id, job_toml, model, optimizer, ema, mark: None }
+        Held { job_id, job_toml, model, optimizer, ema, unpacked: false, mark: None }
+    }
+
+    /// Has the system find all pages now, and not when others wait for them.
+    pub(crate) fn touch(&mut self) {
+        self.mark = None;
+        self.buffers().into_iter().for_each(|buffer| buffer.fill(0.0));
+        self.model.touch();
     }
 
     pub(crate) fn is_of(&self, job_id: &JobId, job_toml: &str) -> bool {
@@ -47,6 +56,13 @@ impl Held {
         let mark = Mark { generation, step, digest: digest(&self.model, self.ema.as_ref()) };
         self.mark = Some(mark);
         mark
+    }
+
+    /// Gets ready to compute with what another member handed over.
+    pub(crate) fn pack(&mut self) {
+        if std::mem::take(&mut self.unpacked) {
+            self.model.pack();
+        }
     }
 
     /// Exchanges the trained state with its average, where there is one: it is the average that is evaluated.

@@ -16,7 +16,7 @@ use crate::checkpoint::{
     CheckpointError, InitialError, decode_ema, decode_initial, decode_model, decode_optimizer,
 };
 use crate::collective::{
-    Collective, CollectiveError, Group, Handover, Peer, Solo, TcpExchange, Transport,
+    Collective, CollectiveError, Group, Handover, Peer, Reserve, Solo, TcpExchange, Transport,
 };
 use crate::conduct::{NotHeld, Origin};
 use crate::data::{Loader, Quarantine, Share, Source, format};
@@ -41,6 +41,23 @@ pub(crate) struct Prepared {
 pub(crate) struct Memory {
     datasets: Datasets,
     pub(crate) held: Option<Held>,
+    /// Of the exchanges.
+    reserve: Reserve,
+}
+
+impl Memory {
+    /// Lets go of what belongs to a job.
+    pub(crate) fn forget(&mut self) {
+        self.held = None;
+        self.reserve.clear();
+    }
+
+    /// A state of another job, or of an older form of this one, is of no use any more.
+    fn keep_only(&mut self, job_id: &JobId, job_toml: &str) {
+        if self.held.as_ref().is_some_and(|held| !held.is_of(job_id, job_toml)) {
+            self.forget();
+        }
+    }
 }
 
 /// Why this worker can't take part.
@@ -138,12 +155,16 @@ pub(crate) fn warm(
     let place = (warm.data_path.as_str(), warm.dataset_fingerprint.as_slice());
     let dataset = open_dataset(machine, &mut memory.datasets, &job, place)?;
     let job_text = (&job_id, warm.job_toml.as_str());
-    if memory.held.as_ref().is_none_or(|held| !held.is_of(&job_id, &warm.job_toml)) {
-        memory.held = None;
-        // How many slices there will be is not known yet; at least one, and at least one other worker.
-        let setting = setting(machine, &job, &dataset, (&(0..1), 2));
+    memory.keep_only(&job_id, &warm.job_toml);
+    if memory.held.is_none() {
+        // A guess: how many slices it will be is known when the members are.
+        let workers = (warm.workers as usize).clamp(2, job.train.slices.max(2));
+        let slices = 0..job.train.slices.div_ceil(workers) as u32;
+        let setting = setting(machine, &job, &dataset, (&slices, workers));
         memory::require_for_training(&setting)?;
-        memory.held = Some(Held::new(&machine.device, job_text, &setting));
+        let held = memory.held.insert(Held::new(&machine.device, job_text, &setting));
+        held.touch();
+        memory.reserve.warm(slices, held.model.layout().gradient_len());
     }
     Ok(job_id)
 }
@@ -171,8 +192,7 @@ pub(crate) fn prepare(
     }
     continue_unless_abandoned(formation)?;
 
-    // A state of another job, or of an older form of this one, is of no use any more.
-    drop(memory.held.take_if(|held| !held.is_of(&job_id, &form.job_toml)));
+    memory.keep_only(&job_id, &form.job_toml);
     // What was planned for the state that is kept was for other slices, or other members.
     let setting = setting(machine, &job, &dataset, (&slices, form.members.len()));
     let need = memory::require_for_training(&setting)?;
@@ -184,7 +204,8 @@ pub(crate) fn prepare(
     let bucket_len_max = (job.exchange.bucket_mib as usize) << 18; // 4-byte elements in a MiB
     let buckets = held.model.layout().buckets(bucket_len_max);
     let bucket_lens = buckets.iter().map(Range::len).collect();
-    let ready = fill(machine, &mut held, &job, (formation, base), bucket_lens);
+    let place = (machine, &mut memory.reserve);
+    let ready = fill(place, &mut held, &job, (formation, base), bucket_lens);
     let mut collective = match ready {
         Ok(collective) => collective,
         Err(error) => {
@@ -223,7 +244,7 @@ pub(crate) fn prepare(
 
 /// Brings the base state into `held` and connects to the peers.
 fn fill(
-    machine: &Machine,
+    place: (&Machine, &mut Reserve),
     held: &mut Held,
     job: &Job,
     (formation, base): (&Formation, Base),
@@ -239,15 +260,14 @@ fn fill(
     }
     continue_unless_abandoned(formation)?;
     // Last, since the peers wait for it: what can fail for one worker alone has been tried.
-    let collective = connect(machine, formation, job, bucket_lens, held)?;
-    if origin == Origin::Peers {
-        held.model.pack();
-    }
+    let collective = connect(place, formation, job, bucket_lens, held)?;
+    held.unpacked |= origin == Origin::Peers;
     let mark = held.set_mark(formation.generation, form.base_step);
     if !form.base_digest.is_empty() && mark.digest.as_slice() != form.base_digest {
         held.mark = None;
         return Err(PrepareError::OtherState { step: form.base_step });
     }
+    tracing::debug!("the state is checked");
     Ok(collective)
 }
 
@@ -384,7 +404,7 @@ fn load_state(held: &mut Held, job: &Job, base: Base) -> Result<(), PrepareError
 }
 
 fn connect(
-    machine: &Machine,
+    (machine, reserve): (&Machine, &mut Reserve),
     formation: &Formation,
     job: &Job,
     bucket_lens: Vec<usize>,
@@ -392,6 +412,7 @@ fn connect(
 ) -> Result<Box<dyn Collective>, PrepareError> {
     let form = &formation.form;
     if form.members.len() == 1 {
+        reserve.clear();
         return Ok(Box::new(Solo::new(job.train.slices as u32, &bucket_lens)));
     }
     let peers = form.members.iter().map(|member| Peer {
@@ -416,5 +437,5 @@ fn connect(
     let holders = &form.holders[..];
     let state = (!holders.is_empty()).then(|| Handover { holders, buffers: held.buffers() });
     let abort = formation.abort.clone();
-    Ok(Box::new(TcpExchange::connect(&machine.listener, group, abort, state)?))
+    Ok(Box::new(TcpExchange::connect((&machine.listener, reserve), group, abort, state)?))
 }

@@ -266,6 +266,7 @@ impl Session<'_> {
             Action::Form { generation, form } => self.form(generation, *form),
             Action::Run(generation) => standing.command(Command::Run(generation))?,
             Action::Stop(generation) => standing.command(Command::Stop(generation))?,
+            Action::Pause(generation) => standing.command(Command::Pause(generation))?,
             Action::Seal { generation, attempt } => {
                 let reports = standing.reports.clone();
                 standing.command(Command::Seal { generation, attempt, reports })?;

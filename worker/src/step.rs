@@ -48,8 +48,16 @@ pub struct StepPlan {
     /// Counted from 1.
     pub step: u64,
     pub learning_rate: f32,
-    /// This worker was asked to stop.
-    pub stop_vote: bool,
+    pub votes: Votes,
+}
+
+/// What one worker was asked to do after a step; in the report, whether any of them was: then all do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Votes {
+    /// End.
+    pub stop: bool,
+    /// Wait for a while, since the members are about to change.
+    pub pause: bool,
 }
 
 /// What a step gave; the same on every member, but for the times.
@@ -62,8 +70,7 @@ pub struct StepReport {
     pub correct: u32,
     /// L2 norm of all parameters' gradients together, before clipping.
     pub gradient_norm: f64,
-    /// A member was asked to stop: all stop after this step.
-    pub stop: bool,
+    pub votes: Votes,
     /// Nobody applied it: the state is that of the step before.
     pub skipped: Option<NotFinite>,
     /// Digest of the state after the step.
@@ -134,7 +141,7 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
             grad_scale: 1.0 / job.train.batch as f32,
         };
         run.held.model.loss(&targets, slice);
-        sign(&run.held.model, slice, plan.stop_vote, &state);
+        sign(&run.held.model, slice, plan.votes, &state);
         timer.mark(|times| &mut times.forward);
         backward(run, plan.step, index)?;
         timer.mark(|times| &mut times.backward);
@@ -158,7 +165,10 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         loss: f64::from(totals[Total::Loss as usize]) / job.train.batch as f64,
         correct: totals[Total::Correct as usize] as u32,
         gradient_norm: norm,
-        stop: totals[Total::StopVotes as usize] > 0.0,
+        votes: Votes {
+            stop: totals[Total::StopVotes as usize] > 0.0,
+            pause: totals[Total::PauseVotes as usize] > 0.0,
+        },
         skipped,
         digest,
         times: timer.times,
@@ -225,10 +235,11 @@ fn backward(run: &mut Run, step: u64, index: usize) -> Result<(), CollectiveErro
     result
 }
 
-/// Adds to a slice's totals what its worker has to say: whether it wants to stop, and from which state it computed.
-fn sign(model: &ResNet, slice: &mut Buffer, stop: bool, state: &[u8; 16]) {
+/// Adds to a slice's totals what its worker has to say: its votes, and from which state it computed.
+fn sign(model: &ResNet, slice: &mut Buffer, votes: Votes, state: &[u8; 16]) {
     let start = model.layout().totals().start + Total::StopVotes as usize;
-    slice.write(Span { start, len: 1 }, &[if stop { 1.0 } else { 0.0 }]);
+    let votes = [votes.stop, votes.pause].map(|vote| if vote { 1.0 } else { 0.0 });
+    slice.write(Span { start, len: votes.len() }, &votes);
     let start = model.layout().totals().start + Total::State as usize;
     slice.write(Span { start, len: STATE_WORDS }, &guard::state_words(state));
 }

@@ -4,11 +4,12 @@
 //! This thread owns the device. It knows no socket and no runtime: commands come in through one bounded channel, reports
 //! and snapshots leave through two.
 
+mod orders;
 mod uploads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::Receiver;
 
 use proto::wire::v1::{self, Phase, TroubleKind, report};
 use proto::wire::{QUARANTINED_MAX, TEXT_BYTES_MAX};
@@ -25,7 +26,8 @@ use crate::layout::Layout;
 use crate::optim::learning_rate;
 use crate::prepare::{Memory, PrepareError, Prepared, prepare, warm};
 use crate::progress::Progress;
-use crate::step::{StepError, StepPlan, StepReport, run_step};
+use crate::step::{StepError, StepPlan, StepReport, Votes, run_step};
+use orders::Orders;
 
 pub use uploads::{Stall, Upload, Uploads};
 
@@ -46,6 +48,8 @@ pub enum Command {
     Form(Box<Formation>),
     Run(Generation),
     Stop(Generation),
+    /// Wait behind the current step for what comes next.
+    Pause(Generation),
     /// Give up the generation, of which `Abort` was used, and say what is held.
     Seal {
         generation: Generation,
@@ -126,12 +130,13 @@ pub fn run(machine: &Machine, commands: &Receiver<Command>) {
             Command::Seal { generation, attempt, reports } => {
                 let mark = memory.held.as_ref().and_then(|held| held.mark);
                 let sealed = v1::Sealed { attempt, held: mark.map(Mark::on_wire) };
+                tracing::debug!(?mark, "sealed");
                 say(&reports, generation, report::Kind::Sealed(sealed));
             }
-            Command::Abandon(_) => memory.held = None,
+            Command::Abandon(_) => memory.forget(),
             Command::Warm { warm, reports } => get_warm(machine, &mut memory, &warm, &reports),
             // Of a generation that is over.
-            Command::Run(_) | Command::Stop(_) => {}
+            Command::Run(_) | Command::Stop(_) | Command::Pause(_) => {}
         }
         next = next.or_else(|| commands.recv().ok());
     }
@@ -162,9 +167,11 @@ fn member(
     formation: &mut Formation,
     commands: &Receiver<Command>,
 ) -> Option<Command> {
-    let mut orders = Orders { commands, generation: formation.generation, stop: false, next: None };
+    let generation = formation.generation;
+    let mut orders = Orders { commands, generation, votes: Votes::default(), next: None };
     machine.progress.applied(formation.form.base_step);
     machine.progress.enter(Phase::Prepare);
+    tracing::debug!(generation = formation.generation.0, "prepares");
     let result = prepare(machine, memory, formation).map_err(GenerationError::from).and_then(
         |mut prepared| {
             let result = train(machine, formation, &mut prepared, &mut orders);
@@ -191,7 +198,10 @@ fn train(
     let total = prepared.timeline.total_steps();
     let digest = prepared.run.held.mark.map(|mark| mark.digest.to_vec()).unwrap_or_default();
     formation.report(report::Kind::Ready(v1::Ready { step: base, digest }));
+    // The others begin meanwhile.
+    prepared.run.held.pack();
     orders.wait_for_run()?;
+    tracing::debug!("runs");
     // What an earlier generation left undone.
     let end = base == total;
     let due = Due {
@@ -208,14 +218,16 @@ fn train(
         machine.progress.enter(Phase::Compute);
         let Prepared { run, job, timeline, layout, .. } = &mut *prepared;
         let learning_rate = learning_rate(job, timeline, step);
-        let plan = StepPlan { step, learning_rate, stop_vote: orders.stop };
+        let plan = StepPlan { step, learning_rate, votes: orders.votes };
         let report = run_step(run, job, plan)?;
+        tracing::debug!(step, times = ?report.times, "applied");
         let (generation, digest) = (formation.generation, report.digest);
         run.held.mark = Some(Mark { generation, step, digest });
         machine.progress.applied(step);
         formation.tell_of(run.quarantine.take());
-        formation.report(step_done(&report, layout));
-        let end = report.stop || step == total;
+        let end = report.votes.stop || step == total;
+        let pauses = report.votes.pause && !end;
+        formation.report(step_done(&report, pauses, layout));
         let due = Due {
             evaluation: timeline.evaluates_after(step),
             checkpoint: timeline.checkpoints_after(step) || end,
@@ -224,6 +236,9 @@ fn train(
         follow_up(machine, formation, prepared, step, due)?;
         if end {
             return Ok(());
+        }
+        if pauses {
+            orders.pause()?;
         }
     }
     Ok(())
@@ -297,63 +312,6 @@ fn follow_up(
     Ok(())
 }
 
-/// Commands as seen from inside one generation.
-struct Orders<'a> {
-    commands: &'a Receiver<Command>,
-    generation: Generation,
-    stop: bool,
-    next: Option<Command>,
-}
-
-impl Orders<'_> {
-    fn wait_for_run(&mut self) -> Result<(), GenerationError> {
-        loop {
-            let command = self.commands.recv().map_err(|_| GenerationError::SessionEnded)?;
-            match command {
-                Command::Run(generation) if generation == self.generation => return Ok(()),
-                other => self.obey(other)?,
-            }
-        }
-    }
-
-    fn poll(&mut self) -> Result<(), GenerationError> {
-        loop {
-            match self.commands.try_recv() {
-                Ok(command) => self.obey(command)?,
-                Err(TryRecvError::Empty) => return Ok(()),
-                Err(TryRecvError::Disconnected) => return Err(GenerationError::SessionEnded),
-            }
-        }
-    }
-
-    fn obey(&mut self, command: Command) -> Result<(), GenerationError> {
-        match command {
-            Command::Stop(generation) if generation == self.generation => self.stop = true,
-            ending @ (Command::Abandon(generation) | Command::Seal { generation, .. })
-                if generation == self.generation =>
-            {
-                self.next = Some(ending);
-                return Err(GenerationError::Abandoned);
-            }
-            Command::Form(formation)
-                if formation.generation > self.generation && !formation.abort.is_aborted() =>
-            {
-                self.next = Some(Command::Form(formation));
-                return Err(GenerationError::Abandoned);
-            }
-            // Of another generation: late.
-            Command::Form(_)
-            | Command::Run(_)
-            | Command::Stop(_)
-            | Command::Seal { .. }
-            | Command::Abandon(_) => {}
-            // A member is not asked to get ready.
-            Command::Warm { .. } => {}
-        }
-        Ok(())
-    }
-}
-
 impl Formation {
     fn report(&self, kind: report::Kind) {
         say(&self.reports, self.generation, kind);
@@ -412,7 +370,7 @@ pub(crate) fn peer_or_internal(error: &CollectiveError) -> TroubleKind {
     if error.culprit().is_some() { TroubleKind::TroublePeer } else { TroubleKind::TroubleInternal }
 }
 
-fn step_done(report: &StepReport, layout: &Layout) -> report::Kind {
+fn step_done(report: &StepReport, paused: bool, layout: &Layout) -> report::Kind {
     let ns = |time: std::time::Duration| time.as_nanos() as u64;
     let times = report.times;
     let named = |index| layout.name_of_gradient(index);
@@ -427,6 +385,7 @@ fn step_done(report: &StepReport, layout: &Layout) -> report::Kind {
         correct: report.correct,
         gradient_norm: report.gradient_norm,
         skipped,
+        paused,
         times: Some(v1::PhaseTimes {
             data_ns: ns(times.data),
             forward_ns: ns(times.forward),

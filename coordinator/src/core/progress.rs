@@ -132,6 +132,7 @@ impl Cluster {
             return Ok(());
         }
         job.broken_edges = 0;
+        let paused = agreed.paused;
         self.commit(&id, generation, &agreed);
         self.note_skipped(&id, &agreed);
         self.settle_dispute(&id, &agreed);
@@ -141,6 +142,9 @@ impl Cluster {
             self.acknowledge();
         }
         self.seal_due(&id);
+        if paused {
+            self.seal_generation();
+        }
         Ok(())
     }
 

@@ -103,6 +103,13 @@ impl Script {
         sessions.iter().flat_map(|&session| self.report(session, done(step))).collect()
     }
 
+    /// All members report the step, behind which they wait.
+    fn pause(&mut self, sessions: &[SessionId], step: u64) -> Vec<Action> {
+        let Report::StepDone(done) = done(step) else { unreachable!("it is a step") };
+        let report = Report::StepDone(StepDone { paused: true, ..done });
+        sessions.iter().flat_map(|&session| self.report(session, report.clone())).collect()
+    }
+
     /// All members report their share of a perfect evaluation but for `wrong` images.
     fn evaluate(&mut self, sessions: &[SessionId], step: u64, wrong: u64) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -210,6 +217,7 @@ fn done(step: u64) -> Report {
         correct: 9,
         gradient_norm: 1.5,
         skipped: None,
+        paused: false,
         times,
     })
 }

@@ -154,6 +154,13 @@ impl ResNet {
         self.pack();
     }
 
+    /// Writes to all memory that passes use.
+    pub fn touch(&mut self) {
+        let arena = &mut self.buffers.arena;
+        arena.host_mut().expect("the CPU device's memory is host memory").fill(0.0);
+        self.pack();
+    }
+
     /// Repacks the weights after they changed.
     pub fn pack(&mut self) {
         let ResNet { device, graph: Graph { stem, blocks, .. }, buffers, .. } = self;
