@@ -79,6 +79,10 @@ pub struct TrainArgs {
     /// The times, victims and lengths of the faults are functions of this number.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "chaos")]
     pub chaos_seed: u64,
+    /// Faults come only in every other spell of so many seconds, so that steps/s with and without them can be compared
+    /// within the run [default: faults from 2 s after the first step to the end].
+    #[arg(long, value_name = "SECONDS", requires = "chaos", value_parser = clap::value_parser!(u64).range(5..=3600))]
+    pub chaos_spells: Option<u64>,
     #[command(flatten)]
     pub policy: PolicyArgs,
 }
@@ -136,6 +140,9 @@ pub struct StartArgs {
     /// Allow an address that other machines can reach, although nothing is encrypted.
     #[arg(long)]
     pub insecure: bool,
+    /// Ends, by SIGKILL, with this process, which must be the one that started it.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub die_with_parent: Option<u32>,
 }
 
 /// How a running coordinator is found.

@@ -321,12 +321,16 @@ impl Cluster {
     }
 }
 
-/// How often the driver sends `Event::Tick`.
-pub const TICK: Duration = Duration::from_millis(100);
+/// How often the driver sends `Event::Tick`. A death is told by a broken stream or a peer; what ticks decide, such as silence,
+/// takes seconds, and each tick takes processor time from those who train on the same machine.
+pub const TICK: Duration = Duration::from_millis(250);
 /// Longest time that counts between two events: if more passed, the driver was late, not the workers.
-pub const GAP_MAX: Duration = Duration::from_millis(300);
-/// How often workers send heartbeats.
-pub const HEARTBEAT: Duration = Duration::from_millis(250);
+pub const GAP_MAX: Duration = Duration::from_millis(750);
+/// Workers that have had nothing else to report for so long send a heartbeat: four of them fit into `LOST_AFTER`.
+pub const HEARTBEAT: Duration = Duration::from_millis(500);
+/// How often members are told which reports they need not keep: what they keep longer costs memory, and is said again to a
+/// coordinator that was away.
+pub const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
 /// A worker silent for this long is lost.
 pub const LOST_AFTER: Duration = Duration::from_millis(2000);
 /// When no member is left, or the coordinator was restarted, members have this long to come back with the state they hold.
@@ -343,6 +347,9 @@ pub const SEAL_WITHIN: Duration = Duration::from_secs(60);
 /// A generation runs at least this long before it is given up to take in more workers, so that those who come together are
 /// taken in together.
 pub const GROW_AFTER: Duration = Duration::from_millis(500);
+/// A worker that wants to leave waits this long for the end of the step at hand; then the others begin it anew. It goes by
+/// itself after 1.8 s.
+pub const PAUSE_TO_LEAVE: Duration = Duration::from_millis(800);
 /// Others that have just joined are waited for this long before a newcomer that is ready is taken in.
 pub const WARM_TOGETHER: Duration = Duration::from_secs(5);
 /// An edge between live workers that broke is tried again this often, without a step in between.

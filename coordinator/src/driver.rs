@@ -250,9 +250,9 @@ impl Driver {
                     gone.plans.try_send(Err(Status::aborted(reason))).ok();
                 }
             }
-            Action::Warm { session, job, spec } => {
+            Action::Warm { session, job, spec, workers } => {
                 let generation = self.core.generation();
-                self.send(session, generation, plans::warm(&job, &spec));
+                self.send(session, generation, plans::warm(&job, &spec, workers));
             }
             Action::Answer { ticket, answer } => self.answer(ticket, answer),
             Action::FindBase { job, spec } => {

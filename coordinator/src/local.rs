@@ -1,5 +1,5 @@
 //! Everything on this machine: a coordinator in this process and worker processes beside it. The workers end with this
-//! process, whatever ends it: their control streams break.
+//! process, whatever ends it.
 
 mod crew;
 

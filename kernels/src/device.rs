@@ -284,6 +284,29 @@ impl Buffer {
         }
     }
 
+    /// Has `change` work on whole buffers in main memory: in place on devices that have it there, or else on copies, which go
+    /// back.
+    ///
+    /// # Errors
+    /// As those of `read`.
+    pub fn edit<const N: usize, T>(
+        buffers: [&mut Buffer; N],
+        change: impl FnOnce([&mut [f32]; N]) -> T,
+    ) -> Result<T, DeviceError> {
+        if buffers.iter().all(|buffer| buffer.host().is_some()) {
+            return Ok(change(buffers.map(|buffer| buffer.host_mut().expect("all have it"))));
+        }
+        let mut copies: [Vec<f32>; N] = buffers.each_ref().map(|buffer| vec![0.0; buffer.len()]);
+        for (buffer, copy) in buffers.iter().zip(&mut copies) {
+            buffer.read(buffer.span(), copy)?;
+        }
+        let result = change(copies.each_mut().map(Vec::as_mut_slice));
+        for (buffer, copy) in buffers.into_iter().zip(&copies) {
+            buffer.write(buffer.span(), copy);
+        }
+        Ok(result)
+    }
+
     /// Host memory behind the whole buffer, without a copy, on devices that have it.
     pub fn host(&self) -> Option<&[f32]> {
         match &self.storage {

@@ -1,6 +1,7 @@
 //! The menu: one function per op, each a `match` on the device. Lengths are asserted here, once,
 //! for all devices. How a device computes is not known here.
 
+mod digest;
 mod images;
 mod update;
 
@@ -8,6 +9,7 @@ use crate::device::{Device, DeviceError, View, ViewMut};
 use crate::profile::Work;
 use crate::shape::{ConvShape, LinearShape, MaxPoolShape, NormShape, PoolShape};
 
+pub use digest::digest;
 pub use images::{Crop, Mix, Window, augment, erase, mix};
 pub use update::{Sgd, SgdSegment, lerp, sgd, sums_of_squares};
 

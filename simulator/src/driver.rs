@@ -137,8 +137,8 @@ impl World {
                 }
                 self.send_down(session, generation, plans::plan(plan));
             }
-            Action::Warm { session, job, spec } => {
-                self.send_down(session, Generation(0), plans::warm(&job, &spec));
+            Action::Warm { session, job, spec, workers } => {
+                self.send_down(session, Generation(0), plans::warm(&job, &spec, workers));
             }
             Action::FindBase { job, .. } => {
                 for worker in self.workers.iter().filter(|worker| worker.alive) {

@@ -11,8 +11,8 @@ pub(crate) struct Exchange {
     /// Worker and process start, by rank.
     pub(crate) members: Vec<(usize, u64)>,
     pub(crate) connected: BTreeSet<usize>,
-    /// By step and rank: the state it was computed from, and whether the member wants to stop.
-    contributions: BTreeMap<u64, BTreeMap<usize, (Digest, bool)>>,
+    /// By step and rank: the state it was computed from, and what the member was asked to do.
+    contributions: BTreeMap<u64, BTreeMap<usize, (Digest, Votes)>>,
     /// The member whose end of an edge broke first.
     pub(crate) broken_by: Option<usize>,
 }
@@ -21,7 +21,14 @@ pub(crate) struct Exchange {
 #[derive(Debug)]
 pub(crate) struct Reduced {
     pub(crate) from: Vec<Digest>,
+    pub(crate) votes: Votes,
+}
+
+/// What a member was asked to do behind the step at hand, or one of all was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Votes {
     pub(crate) stop: bool,
+    pub(crate) pause: bool,
 }
 
 impl Exchange {
@@ -44,14 +51,16 @@ impl Exchange {
         step: u64,
         rank: usize,
         from: Digest,
-        stop: bool,
+        votes: Votes,
     ) -> Option<Reduced> {
         let step = self.contributions.entry(step).or_default();
-        step.insert(rank, (from, stop));
+        step.insert(rank, (from, votes));
         if step.len() < self.members.len() {
             return None;
         }
         let from = step.values().map(|(digest, _)| *digest).collect();
-        Some(Reduced { from, stop: step.values().any(|(_, stop)| *stop) })
+        let any = |asked: fn(&Votes) -> bool| step.values().any(|(_, votes)| asked(votes));
+        let votes = Votes { stop: any(|votes| votes.stop), pause: any(|votes| votes.pause) };
+        Some(Reduced { from, votes })
     }
 }

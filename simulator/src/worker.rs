@@ -9,6 +9,7 @@ use proto::wire::v1::{self, Phase, TroubleKind, plan, report::Kind};
 use worker::conduct::{Action, Conduct, Mark, NotHeld, Origin};
 
 use crate::checker::{Check, Invariant, Violation};
+use crate::exchange::Votes;
 use crate::faults::Fault;
 use crate::time::Millis;
 use crate::world::{Down, Happening, Up, World};
@@ -42,7 +43,7 @@ pub(crate) struct Member {
     form: v1::Form,
     pub(crate) rank: usize,
     stage: Stage,
-    stop: bool,
+    votes: Votes,
     /// The last state was uploaded, or is being uploaded.
     last: Option<(u64, Digest)>,
 }
@@ -71,19 +72,27 @@ pub(crate) enum Work {
     },
     Apply {
         step: u64,
-        stop: bool,
+        votes: Votes,
     },
     /// Evaluation and snapshot after a step.
     FollowUp {
         step: u64,
         evaluation: bool,
         checkpoint: bool,
-        end: bool,
+        then: Then,
     },
     EdgeBroke,
     AnswerSeal {
         attempt: u64,
     },
+}
+
+/// What comes when a step and what follows it are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    Train,
+    Pause,
+    End,
 }
 
 impl Worker {
@@ -197,7 +206,12 @@ impl World {
             Action::Run(_) => self.run(index),
             Action::Stop(_) => {
                 if let Some(member) = &mut worker.member {
-                    member.stop = true;
+                    member.votes.stop = true;
+                }
+            }
+            Action::Pause(_) => {
+                if let Some(member) = &mut worker.member {
+                    member.votes.pause = true;
                 }
             }
             Action::Seal { attempt, .. } => {
@@ -231,10 +245,10 @@ impl World {
             return;
         }
         let v1::Form { base_step: step, evaluate_base, checkpoint_base, .. } = member.form;
-        let end = step == self.total;
+        let then = if step == self.total { Then::End } else { Then::Train };
         member.stage = Stage::Training(step);
-        let (evaluation, checkpoint) = (evaluate_base, checkpoint_base || end);
-        self.work(index, 1, Work::FollowUp { step, evaluation, checkpoint, end });
+        let (evaluation, checkpoint) = (evaluate_base, checkpoint_base || then == Then::End);
+        self.work(index, 1, Work::FollowUp { step, evaluation, checkpoint, then });
     }
 
     fn form(&mut self, index: usize, generation: Generation, form: v1::Form) -> Check {
@@ -252,8 +266,8 @@ impl World {
         }
         worker.step = form.base_step;
         let rank = form.rank as usize;
-        let (stage, stop, last) = (Stage::Preparing, false, None);
-        worker.member = Some(Member { generation, form, rank, stage, stop, last });
+        let (stage, votes, last) = (Stage::Preparing, Votes::default(), None);
+        worker.member = Some(Member { generation, form, rank, stage, votes, last });
         let delay = if self.draws.below(30) == 0 { 3000 } else { 5 + self.draws.below(80) };
         self.work(index, delay, Work::Prepared);
         Ok(())

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use coordinator::core::{Cluster, Digest, Event, Outcome, Shortage, Submission, TICK, Ticket};
+use coordinator::core::{
+    Cluster, Digest, Event, HEARTBEAT, Outcome, Shortage, Submission, TICK, Ticket,
+};
 use dataset::Draws;
 use proto::Timeline;
 use proto::identity::{Generation, JobId};
@@ -314,7 +316,8 @@ impl World {
                 if self.delayed(worker, life, |worker, life| Happening::Beat { worker, life }) {
                     return Ok(());
                 }
-                self.agenda.after(250, Happening::Beat { worker, life });
+                self.agenda
+                    .after(HEARTBEAT.as_millis() as Millis, Happening::Beat { worker, life });
                 if self.workers[worker].welcomed {
                     self.send_up(worker, Up::Report(self.workers[worker].heartbeat()));
                 }

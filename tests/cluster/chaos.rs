@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cluster_tests::{JobFile, Running, Signal, Train, coordinator, verified};
+use cluster_tests::{JobFile, Running, Signal, Train, Watched, coordinator, verified};
 
 use crate::bits::model_sha256;
 use crate::refusals::{USAGE, only_error};
@@ -36,6 +36,25 @@ fn a_storm_of_faults_ends_with_the_bits_of_an_undisturbed_run_and_a_proof() {
     let report = std::fs::read(state.join("jobs/digits-1/chaos.json")).unwrap();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
     assert_eq!(report["faults"].as_array().unwrap().len(), hits);
+}
+
+#[test]
+fn the_processes_of_a_killed_storm_end_with_it_even_one_that_is_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobFile::digits().with("epochs = 3", "epochs = 9000").write(folder.path());
+    let mut command = coordinator(&["train"]);
+    command.arg(&job).arg("--state").arg(folder.path().join("state"));
+    command.args(["--workers", "2", "--threads", "1", "--chaos", "pause 500ms"]);
+    let mut running = Running::spawn(command);
+    running.wait_for(&["chaos after", "stopped, for"], LIMIT);
+    let children = running.children();
+    assert_eq!(children.len(), 3, "a coordinator and two workers");
+    let cast: Vec<Watched> = children.iter().copied().map(Watched::new).collect();
+    running.signal(Signal::KILL);
+    assert_eq!(running.finish(LIMIT).code, None, "killed by a signal");
+    for (process, child) in cast.iter().zip(children) {
+        assert!(process.ends_within(LIMIT), "process {child} outlives the one that started it");
+    }
 }
 
 #[test]

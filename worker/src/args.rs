@@ -108,6 +108,9 @@ pub struct Join {
     /// How long to look for the coordinator, at the start and when it is gone: 0 for one try.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub wait: Duration,
+    /// Ends, by SIGKILL, with this process, which must be the one that started it.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub die_with_parent: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

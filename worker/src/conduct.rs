@@ -35,6 +35,8 @@ pub enum Action {
     Run(Generation),
     /// Vote for an end after the current step.
     Stop(Generation),
+    /// Vote for a pause behind the current step.
+    Pause(Generation),
     /// Train no more, and report what is held.
     Seal { generation: Generation, attempt: u64 },
     /// Train no more, and drop what is held.
@@ -89,6 +91,7 @@ impl Conduct {
             Some(_) if self.membership != Some(generation) => Vec::new(),
             Some(plan::Kind::Run(_)) => vec![Action::Run(generation)],
             Some(plan::Kind::Stop(_)) => vec![Action::Stop(generation)],
+            Some(plan::Kind::Pause(_)) => vec![Action::Pause(generation)],
             Some(plan::Kind::Seal(seal)) => self.seal(generation, seal.attempt),
             Some(plan::Kind::Abandon(abandon)) => {
                 self.abandon(format!("abandoned: {}", abandon.reason), abandon.reason)

@@ -1,7 +1,7 @@
 //! The training state in this process's memory. It outlives generations: a worker that goes from one to the next starts
 //! where it stands, and hands its state to members that have none.
 
-use kernels::Device;
+use kernels::{Buffer, Device, DeviceError, ops};
 use proto::{Generation, JobId};
 
 use crate::conduct::Mark;
@@ -21,6 +21,8 @@ pub(crate) struct Held {
     pub(crate) optimizer: Sgd,
     /// Of a job that averages.
     pub(crate) ema: Option<Ema>,
+    /// The model's weights are not those that its passes use yet.
+    pub(crate) unpacked: bool,
     /// `None` while the contents mean nothing.
     pub(crate) mark: Option<Mark>,
 }
@@ -38,7 +40,17 @@ impl Held {
         let ema = job.ema.map(|rule| Ema::new(device, model.layout(), rule));
         let (job_id, job_toml) = (job_id.clone(), job_toml.to_owned());
         let at_once = geometry.slices;
-        Held { job_id, job_toml, model, at_once, optimizer, ema, mark: None }
+        Held { job_id, job_toml, model, at_once, optimizer, ema, unpacked: false, mark: None }
+    }
+
+    /// Has the system find all pages now, and not when others wait for them.
+    pub(crate) fn touch(&mut self) {
+        self.mark = None;
+        let device = self.model.device().clone();
+        for buffer in self.buffers() {
+            ops::fill(&device, buffer.view_mut(buffer.span()), 0.0);
+        }
+        self.model.touch();
     }
 
     pub(crate) fn is_of(&self, job_id: &JobId, job_toml: &str) -> bool {
@@ -46,10 +58,21 @@ impl Held {
     }
 
     /// The contents are the state after this step.
-    pub(crate) fn set_mark(&mut self, generation: Generation, step: u64) -> Mark {
-        let mark = Mark { generation, step, digest: digest(&self.model, self.ema.as_ref()) };
+    pub(crate) fn set_mark(
+        &mut self,
+        generation: Generation,
+        step: u64,
+    ) -> Result<Mark, DeviceError> {
+        let mark = Mark { generation, step, digest: digest(&self.model, self.ema.as_ref())? };
         self.mark = Some(mark);
-        mark
+        Ok(mark)
+    }
+
+    /// Gets ready to compute with what another member handed over.
+    pub(crate) fn pack(&mut self) {
+        if std::mem::take(&mut self.unpacked) {
+            self.model.pack();
+        }
     }
 
     /// Exchanges the trained state with its average, where there is one: it is the average that is evaluated.
@@ -61,15 +84,37 @@ impl Held {
         }
     }
 
-    /// Everything that makes a state, as rows of values in an order that all members share.
-    pub(crate) fn buffers(&mut self) -> Vec<&mut [f32]> {
+    /// Has `act` see everything that makes a state, as rows of values in main memory, in an order that all members share: in
+    /// place, or copied out of a GPU and, where it `changes` them, back.
+    pub(crate) fn on_host<T>(
+        &mut self,
+        changes: bool,
+        act: impl FnOnce(Vec<&mut [f32]>) -> T,
+    ) -> Result<T, DeviceError> {
+        let mut buffers = self.buffers();
+        if buffers.iter().all(|buffer| buffer.host().is_some()) {
+            return Ok(act(buffers.into_iter().filter_map(Buffer::host_mut).collect()));
+        }
+        let mut copies = Vec::new();
+        for buffer in &buffers {
+            let mut copy = vec![0.0; buffer.len()];
+            buffer.read(buffer.span(), &mut copy)?;
+            copies.push(copy);
+        }
+        let result = act(copies.iter_mut().map(Vec::as_mut_slice).collect());
+        if changes {
+            for (buffer, copy) in buffers.iter_mut().zip(&copies) {
+                buffer.write(buffer.span(), copy);
+            }
+        }
+        Ok(result)
+    }
+
+    fn buffers(&mut self) -> Vec<&mut Buffer> {
         let (params, running) = self.model.state_mut();
         let velocity = self.optimizer.velocity_mut();
         let averages = self.ema.as_mut().map(Ema::state_mut);
-        [params, running, velocity]
-            .into_iter()
-            .chain(averages.into_iter().flat_map(|(params, running)| [params, running]))
-            .map(|buffer| buffer.host_mut().expect("the CPU device's memory is host memory"))
-            .collect()
+        let averages = averages.into_iter().flat_map(|(params, running)| [params, running]);
+        [params, running, velocity].into_iter().chain(averages).collect()
     }
 }

@@ -21,6 +21,8 @@ pub enum JoinError {
     Token { place: String, source: TokenError },
     #[error(transparent)]
     Device(#[from] DeviceError),
+    #[error("end with the process that started this one: {0}")]
+    Parent(std::io::Error),
     #[error("start the runtime: {0}")]
     Runtime(std::io::Error),
     #[error(transparent)]
@@ -33,7 +35,9 @@ impl JoinError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             JoinError::TokenFile { .. } | JoinError::Token { .. } => ExitCode::Token,
-            JoinError::Device(_) | JoinError::Runtime(_) => ExitCode::Failure,
+            JoinError::Device(_) | JoinError::Parent(_) | JoinError::Runtime(_) => {
+                ExitCode::Failure
+            }
             JoinError::Session(error) => error.exit_code(),
             JoinError::Node(error) => error.exit_code(),
         }
@@ -42,6 +46,9 @@ impl JoinError {
 
 /// Joins and works until told to leave.
 pub fn join(args: &Join) -> Result<(), JoinError> {
+    if let Some(parent) = args.die_with_parent {
+        proto::parent::die_with(parent).map_err(JoinError::Parent)?;
+    }
     let token = find_token(args)?;
     let threads = args.threads.unwrap_or_else(all_cores);
     let device = match devices::choose(&args.devices, kernels::gpus())? {
@@ -60,8 +67,9 @@ pub fn join(args: &Join) -> Result<(), JoinError> {
         exchange_ip: args.exchange_ip,
         wait: args.wait,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RUNTIME_THREADS)
+    // The control stream and the uploads are all it runs; the cores belong to the kernels. One thread, since each message that
+    // goes from one to another costs a wake-up.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(JoinError::Runtime)?;
@@ -102,6 +110,4 @@ pub(crate) fn default_name() -> Name {
     })
 }
 
-/// The control stream and the uploads are all it runs; the cores belong to the kernels.
-const RUNTIME_THREADS: usize = 2;
 const TOKEN_VARIABLE: &str = "CLUSTER_TOKEN";

@@ -141,8 +141,10 @@ pub enum Total {
     Correct = 1,
     /// Slices whose worker was asked to stop: above 0 all members stop after this very step.
     StopVotes = 2,
+    /// Slices whose worker was asked to pause: above 0 all members wait behind this very step.
+    PauseVotes = 3,
     /// First of `STATE_WORDS` numbers that tell from which state the slice was computed; see `guard`.
-    State = 3,
+    State = 4,
 }
 
 /// Numbers of the totals that tell of a state.
@@ -182,8 +184,8 @@ mod tests {
             assert_eq!(buckets.last().unwrap().end, layout.gradient_len());
             assert!(buckets.windows(2).all(|pair| pair[0].end == pair[1].start));
         }
-        assert_eq!(layout(&[3, 4, 9, 1, 1]).buckets(9), [0..7, 7..16, 16..18, 18..33]);
-        assert_eq!(layout(&[3, 4, 9, 1, 1]).buckets(17), [0..17, 17..33]);
+        assert_eq!(layout(&[3, 4, 9, 1, 1]).buckets(9), [0..7, 7..16, 16..18, 18..34]);
+        assert_eq!(layout(&[3, 4, 9, 1, 1]).buckets(17), [0..17, 17..34]);
     }
 
     #[test]
@@ -200,7 +202,7 @@ mod tests {
     fn statistics_and_totals_follow_the_parameters() {
         let layout = layout(&[10]);
         assert_eq!(layout.slice_statistics(Span { start: 0, len: 4 }), Span { start: 10, len: 4 });
-        assert_eq!(layout.totals(), Span { start: 14, len: 11 });
-        assert_eq!(layout.gradient_len(), 25);
+        assert_eq!(layout.totals(), Span { start: 14, len: 12 });
+        assert_eq!(layout.gradient_len(), 26);
     }
 }

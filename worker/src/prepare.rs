@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataset::{Dataset, DatasetError, Fingerprint, Format};
-use kernels::{Device, Family, Precision};
+use kernels::{Buffer, Device, DeviceError, Family, Precision};
 use proto::job::{self, Job, JobError, Normalisation};
 use proto::wire::v1::{self, Form, TroubleKind};
 use proto::{JobId, Timeline};
@@ -15,7 +15,7 @@ use crate::checkpoint::{
     CheckpointError, InitialError, decode_ema, decode_initial, decode_model, decode_optimizer,
 };
 use crate::collective::{
-    Collective, CollectiveError, Group, Handover, Peer, Solo, TcpExchange, Transport,
+    Collective, CollectiveError, Group, Handover, Peer, Reserve, Solo, TcpExchange, Transport,
 };
 use crate::conduct::{NotHeld, Origin};
 use crate::data::{Loader, Quarantine, Share, Source, format};
@@ -40,6 +40,23 @@ pub(crate) struct Prepared {
 pub(crate) struct Memory {
     datasets: Datasets,
     pub(crate) held: Option<Held>,
+    /// Of the exchanges.
+    reserve: Reserve,
+}
+
+impl Memory {
+    /// Lets go of what belongs to a job.
+    pub(crate) fn forget(&mut self) {
+        self.held = None;
+        self.reserve.clear();
+    }
+
+    /// A state of another job, or of an older form of this one, is of no use any more.
+    fn keep_only(&mut self, job_id: &JobId, job_toml: &str) {
+        if self.held.as_ref().is_some_and(|held| !held.is_of(job_id, job_toml)) {
+            self.forget();
+        }
+    }
 }
 
 /// Why this worker can't take part.
@@ -59,6 +76,8 @@ pub(crate) enum PrepareError {
     DatasetDiffers { folder: String, ours: Fingerprint, theirs: Fingerprint },
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
@@ -86,6 +105,7 @@ impl PrepareError {
             | PrepareError::NotHeld(_)
             | PrepareError::Job(_)
             | PrepareError::Memory(_)
+            | PrepareError::Device(_)
             | PrepareError::Loader(_)
             | PrepareError::OtherState { .. }
             | PrepareError::Precision
@@ -142,13 +162,17 @@ pub(crate) fn warm(
     let place = (warm.data_path.as_str(), warm.dataset_fingerprint.as_slice());
     let dataset = open_dataset(machine, &mut memory.datasets, &job, place)?;
     let job_text = (&job_id, warm.job_toml.as_str());
-    if memory.held.as_ref().is_none_or(|held| !held.is_of(&job_id, &warm.job_toml)) {
-        memory.held = None;
-        // How many slices there will be is not known yet; at least one, and at least one other worker.
+    memory.keep_only(&job_id, &warm.job_toml);
+    if memory.held.is_none() {
+        // A guess: how many slices it will be is known when the members are.
+        let workers = (warm.workers as usize).clamp(2, job.train.slices.max(2));
+        let slices = 0..job.train.slices.div_ceil(workers) as u32;
         let device = device_for(machine, &job)?;
-        let setting = setting((machine, &device), &job, &dataset, (&(0..1), 2));
+        let setting = setting((machine, &device), &job, &dataset, (&slices, workers));
         memory::require_for_training(&setting)?;
-        memory.held = Some(Held::new(&device, job_text, &setting));
+        let held = memory.held.insert(Held::new(&device, job_text, &setting));
+        held.touch();
+        memory.reserve.warm(slices, held.model.layout().gradient_len());
     }
     Ok(job_id)
 }
@@ -176,8 +200,7 @@ pub(crate) fn prepare(
     }
     continue_unless_abandoned(formation)?;
 
-    // A state of another job, or of an older form of this one, is of no use any more.
-    drop(memory.held.take_if(|held| !held.is_of(&job_id, &form.job_toml)));
+    memory.keep_only(&job_id, &form.job_toml);
     // What was planned for the state that is kept was for other slices, or other members.
     let device = device_for(machine, &job)?;
     let setting = setting((machine, &device), &job, &dataset, (&slices, form.members.len()));
@@ -190,7 +213,8 @@ pub(crate) fn prepare(
     let bucket_len_max = (job.exchange.bucket_mib as usize) << 18; // 4-byte elements in a MiB
     let buckets = held.model.layout().buckets(bucket_len_max);
     let bucket_lens = buckets.iter().map(Range::len).collect();
-    let ready = fill(machine, &mut held, &job, (formation, base), bucket_lens);
+    let place = (machine, &mut memory.reserve);
+    let ready = fill(place, &mut held, &job, (formation, base), bucket_lens);
     let mut collective = match ready {
         Ok(collective) => collective,
         Err(error) => {
@@ -230,7 +254,7 @@ pub(crate) fn prepare(
 
 /// Brings the base state into `held` and connects to the peers.
 fn fill(
-    machine: &Machine,
+    place: (&Machine, &mut Reserve),
     held: &mut Held,
     job: &Job,
     (formation, base): (&Formation, Base),
@@ -246,15 +270,14 @@ fn fill(
     }
     continue_unless_abandoned(formation)?;
     // Last, since the peers wait for it: what can fail for one worker alone has been tried.
-    let collective = connect(machine, formation, job, bucket_lens, held)?;
-    if origin == Origin::Peers {
-        held.model.pack();
-    }
-    let mark = held.set_mark(formation.generation, form.base_step);
+    let collective = connect(place, formation, job, bucket_lens, held)?;
+    held.unpacked |= origin == Origin::Peers;
+    let mark = held.set_mark(formation.generation, form.base_step)?;
     if !form.base_digest.is_empty() && mark.digest.as_slice() != form.base_digest {
         held.mark = None;
         return Err(PrepareError::OtherState { step: form.base_step });
     }
+    tracing::debug!("the state is checked");
     Ok(collective)
 }
 
@@ -355,7 +378,6 @@ fn continue_unless_abandoned(formation: &Formation) -> Result<(), PrepareError> 
 fn load_state(held: &mut Held, job: &Job, base: Base) -> Result<(), PrepareError> {
     let Held { model, optimizer, ema, .. } = held;
     let layout = model.layout().clone();
-    let on_host = "the CPU device's memory is host memory";
     match &base {
         Base::Members => {
             return Err(PrepareError::Plan("nobody holds the state that members should hold"));
@@ -367,17 +389,18 @@ fn load_state(held: &mut Held, job: &Job, base: Base) -> Result<(), PrepareError
         Base::Weights(file) => {
             model.initialise(job.seed);
             optimizer.reset();
-            let (params, running) = model.state_mut();
-            let params = params.host_mut().expect(on_host);
-            let fit = decode_initial(&layout, file, params, running.host_mut().expect(on_host))?;
+            let fit = Buffer::edit(model.state_mut().into(), |[params, running]| {
+                decode_initial(&layout, file, params, running)
+            })??;
             tracing::info!("the first weights are those of model.init: {fit:?}");
         }
         Base::Checkpoint(files) => {
-            let (params, running) = model.state_mut();
-            let params = params.host_mut().expect(on_host);
-            decode_model(&layout, &files.model, params, running.host_mut().expect(on_host))?;
-            let velocity = optimizer.velocity_mut().host_mut().expect(on_host);
-            decode_optimizer(&layout, &files.optimizer, velocity)?;
+            Buffer::edit(model.state_mut().into(), |[params, running]| {
+                decode_model(&layout, &files.model, params, running)
+            })??;
+            Buffer::edit([optimizer.velocity_mut()], |[velocity]| {
+                decode_optimizer(&layout, &files.optimizer, velocity)
+            })??;
         }
     }
     model.pack();
@@ -388,16 +411,16 @@ fn load_state(held: &mut Held, job: &Job, base: Base) -> Result<(), PrepareError
             let bytes = files.ema.as_ref();
             let bytes =
                 bytes.ok_or(PrepareError::Plan("the base step's checkpoint has no average"))?;
-            let (params, running) = ema.state_mut();
-            let params = params.host_mut().expect(on_host);
-            decode_ema(&layout, bytes, params, running.host_mut().expect(on_host))?;
+            Buffer::edit(ema.state_mut().into(), |[params, running]| {
+                decode_ema(&layout, bytes, params, running)
+            })??;
         }
     }
     Ok(())
 }
 
 fn connect(
-    machine: &Machine,
+    (machine, reserve): (&Machine, &mut Reserve),
     formation: &Formation,
     job: &Job,
     bucket_lens: Vec<usize>,
@@ -405,6 +428,7 @@ fn connect(
 ) -> Result<Box<dyn Collective>, PrepareError> {
     let form = &formation.form;
     if form.members.len() == 1 {
+        reserve.clear();
         return Ok(Box::new(Solo::new(job.train.slices as u32, &bucket_lens)));
     }
     let peers = form.members.iter().map(|member| Peer {
@@ -427,7 +451,15 @@ fn connect(
         transport: Transport::Fastest,
     };
     let holders = &form.holders[..];
-    let state = (!holders.is_empty()).then(|| Handover { holders, buffers: held.buffers() });
     let abort = formation.abort.clone();
-    Ok(Box::new(TcpExchange::connect(&machine.listener, group, abort, state)?))
+    let place = (&machine.listener, reserve);
+    let exchange = if holders.is_empty() {
+        TcpExchange::connect(place, group, abort, None)?
+    } else {
+        let receives = !holders.contains(&form.rank);
+        held.on_host(receives, |buffers| {
+            TcpExchange::connect(place, group, abort, Some(Handover { holders, buffers }))
+        })??
+    };
+    Ok(Box::new(exchange))
 }

@@ -26,7 +26,7 @@ use tonic::Streaming;
 use crate::collective::Abort;
 use crate::conduct::{Action, Conduct};
 use crate::progress::Progress;
-use crate::trainer::{self, Command, Formation, Machine, Upload};
+use crate::trainer::{self, Command, Formation, Machine, Uploads};
 use connect::Client;
 use transfer::Uploader;
 
@@ -173,7 +173,7 @@ struct Membership {
     abort: Abort,
     /// The checkpoint's way here, before the training thread has it.
     fetching: AbortHandle,
-    uploads: Sender<Upload>,
+    uploads: Uploads,
 }
 
 impl Membership {
@@ -212,6 +212,8 @@ impl Session<'_> {
                 Ok(room) = reports.reserve(), if outbox.has_unsent() => {
                     if let Some(report) = outbox.next() {
                         room.send(report);
+                        // As good a sign of life.
+                        heartbeat.reset();
                     }
                 }
                 _ = heartbeat.tick() => self.beat(&reports),
@@ -268,6 +270,7 @@ impl Session<'_> {
             Action::Form { generation, form } => self.form(generation, *form),
             Action::Run(generation) => standing.command(Command::Run(generation))?,
             Action::Stop(generation) => standing.command(Command::Stop(generation))?,
+            Action::Pause(generation) => standing.command(Command::Pause(generation))?,
             Action::Seal { generation, attempt } => {
                 let reports = standing.reports.clone();
                 standing.command(Command::Seal { generation, attempt, reports })?;
@@ -275,8 +278,7 @@ impl Session<'_> {
             Action::Forget(generation) => standing.command(Command::Abandon(generation))?,
             Action::UploadAgain => {
                 if let Some(membership) = &standing.membership {
-                    // A full queue holds a newer one.
-                    drop(membership.uploads.try_send(Upload::Again));
+                    membership.uploads.again();
                 }
             }
             Action::Warm(warm) => {

@@ -56,8 +56,16 @@ pub struct StepPlan {
     /// Counted from 1.
     pub step: u64,
     pub learning_rate: f32,
-    /// This worker was asked to stop.
-    pub stop_vote: bool,
+    pub votes: Votes,
+}
+
+/// What one worker was asked to do after a step; in the report, whether any of them was: then all do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Votes {
+    /// End.
+    pub stop: bool,
+    /// Wait for a while, since the members are about to change.
+    pub pause: bool,
 }
 
 /// What a step gave; the same on every member, but for the times.
@@ -70,8 +78,7 @@ pub struct StepReport {
     pub correct: u32,
     /// L2 norm of all parameters' gradients together, before clipping.
     pub gradient_norm: f64,
-    /// A member was asked to stop: all stop after this step.
-    pub stop: bool,
+    pub votes: Votes,
     /// Nobody applied it: the state is that of the step before.
     pub skipped: Option<NotFinite>,
     /// Digest of the state after the step.
@@ -138,7 +145,7 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
             grad_scale: 1.0 / job.train.batch as f32,
         };
         run.held.model.loss(&targets, slice);
-        sign(&run.held.model, slice, plan.stop_vote, &state);
+        sign(&run.held.model, slice, plan.votes, &state);
         timer.mark(|times| &mut times.forward);
         backward(run, plan.step, index)?;
         timer.mark(|times| &mut times.backward);
@@ -165,7 +172,10 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         loss: f64::from(totals[Total::Loss as usize]) / job.train.batch as f64,
         correct: totals[Total::Correct as usize] as u32,
         gradient_norm: norm,
-        stop: totals[Total::StopVotes as usize] > 0.0,
+        votes: Votes {
+            stop: totals[Total::StopVotes as usize] > 0.0,
+            pause: totals[Total::PauseVotes as usize] > 0.0,
+        },
         skipped,
         digest,
         times: timer.times,
@@ -222,21 +232,15 @@ fn update(run: &mut Run, job: &Job, plan: StepPlan) -> Result<[u8; 16], DeviceEr
     if let Some(ema) = ema {
         ema.update(plan.step, model.params(), model.running());
     }
-    Ok(digest(model, ema.as_ref()))
+    digest(model, ema.as_ref())
 }
 
-/// A fast digest of weights and running statistics, and of their averages: what members compare after every step. The
-/// velocity is not looked at: a difference in it shows in the weights soon.
-pub fn digest(model: &ResNet, ema: Option<&Ema>) -> [u8; 16] {
-    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+/// The digest of weights and running statistics, and of their averages: what members compare after every step. The velocity
+/// is not looked at: a difference in it shows in the weights soon.
+pub fn digest(model: &ResNet, ema: Option<&Ema>) -> Result<[u8; 16], DeviceError> {
     let averages = ema.map(|ema| [ema.params(), ema.running()]);
-    for buffer in
-        [model.params(), model.running()].into_iter().chain(averages.into_iter().flatten())
-    {
-        let host = buffer.host().expect("the CPU device's memory is host memory");
-        hasher.update(bytemuck::cast_slice(host));
-    }
-    hasher.digest128().to_le_bytes()
+    let state = [model.params(), model.running()].into_iter().chain(averages.into_iter().flatten());
+    ops::digest(model.device(), state)
 }
 
 /// Backward of the `index`-th slice of this worker, with the merges that the tree asks for after it; with the last slice
@@ -267,13 +271,13 @@ fn backward(run: &mut Run, step: u64, index: usize) -> Result<(), CollectiveErro
     result
 }
 
-/// Adds to the totals of the slices of a pass what their worker has to say: whether it wants to stop, and from which state it
-/// computed.
-fn sign(model: &ResNet, slice: &mut Buffer, stop: bool, state: &[u8; 16]) {
+/// Adds to the totals of the slices of a pass what their worker has to say: its votes, and from which state it computed.
+fn sign(model: &ResNet, slice: &mut Buffer, votes: Votes, state: &[u8; 16]) {
     // The sum over slices that say the same: exact, since their number is a power of two.
     let slices = model.geometry().slices as f32;
     let start = model.layout().totals().start + Total::StopVotes as usize;
-    slice.write(Span { start, len: 1 }, &[if stop { slices } else { 0.0 }]);
+    let votes = [votes.stop, votes.pause].map(|vote| if vote { slices } else { 0.0 });
+    slice.write(Span { start, len: votes.len() }, &votes);
     let start = model.layout().totals().start + Total::State as usize;
     let words = guard::state_words(state).map(|word| word * slices);
     slice.write(Span { start, len: STATE_WORDS }, &words);

@@ -4,17 +4,19 @@
 //! This thread owns the device. It knows no socket and no runtime: commands come in through one bounded channel, reports
 //! and snapshots leave through two.
 
+mod orders;
+mod uploads;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::Receiver;
 
+use kernels::DeviceError;
 use proto::wire::v1::{self, Phase, TroubleKind, report};
 use proto::wire::{QUARANTINED_MAX, TEXT_BYTES_MAX};
 use proto::{Generation, Incarnation};
 use tokio::sync::mpsc::Sender;
-use tokio::sync::mpsc::error::TrySendError;
 
 use crate::checkpoint::{Average, Snapshot};
 use crate::collective::{Abort, CollectiveError, Listener};
@@ -26,7 +28,10 @@ use crate::layout::Layout;
 use crate::optim::learning_rate;
 use crate::prepare::{Memory, PrepareError, Prepared, prepare, warm};
 use crate::progress::Progress;
-use crate::step::{StepError, StepPlan, StepReport, run_step};
+use crate::step::{StepError, StepPlan, StepReport, Votes, run_step};
+use orders::Orders;
+
+pub use uploads::{Stall, Upload, Uploads};
 
 /// What the training thread needs for its whole life.
 #[derive(Debug)]
@@ -46,6 +51,8 @@ pub enum Command {
     Form(Box<Formation>),
     Run(Generation),
     Stop(Generation),
+    /// Wait behind the current step for what comes next.
+    Pause(Generation),
     /// Give up the generation, of which `Abort` was used, and say what is held.
     Seal {
         generation: Generation,
@@ -70,7 +77,7 @@ pub struct Formation {
     /// The state after `form.base_step`; `Members` once it was taken over.
     pub base: Base,
     pub reports: Sender<v1::Report>,
-    pub uploads: Sender<Upload>,
+    pub uploads: Uploads,
 }
 
 /// What a generation starts from.
@@ -94,20 +101,6 @@ pub struct CheckpointFiles {
     pub ema: Option<Vec<u8>>,
 }
 
-/// What goes to the uploader, in this order.
-#[derive(Debug)]
-pub enum Upload {
-    Checkpoint {
-        snapshot: Box<Snapshot>,
-        /// It is the state that the generation ends with.
-        last: bool,
-    },
-    /// Report `finished` once everything before is uploaded.
-    Finished { step: u64 },
-    /// The coordinator was away: the last state of all may have to be uploaded once more.
-    Again,
-}
-
 /// Why a generation ended early.
 #[derive(Debug, thiserror::Error)]
 enum GenerationError {
@@ -117,6 +110,8 @@ enum GenerationError {
     Step(#[from] StepError),
     #[error(transparent)]
     Evaluation(#[from] EvaluationError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// Somebody else ended it; nothing to tell.
     #[error("the generation was abandoned")]
     Abandoned,
@@ -140,12 +135,13 @@ pub fn run(machine: &Machine, commands: &Receiver<Command>) {
             Command::Seal { generation, attempt, reports } => {
                 let mark = memory.held.as_ref().and_then(|held| held.mark);
                 let sealed = v1::Sealed { attempt, held: mark.map(Mark::on_wire) };
+                tracing::debug!(?mark, "sealed");
                 say(&reports, generation, report::Kind::Sealed(sealed));
             }
-            Command::Abandon(_) => memory.held = None,
+            Command::Abandon(_) => memory.forget(),
             Command::Warm { warm, reports } => get_warm(machine, &mut memory, &warm, &reports),
             // Of a generation that is over.
-            Command::Run(_) | Command::Stop(_) => {}
+            Command::Run(_) | Command::Stop(_) | Command::Pause(_) => {}
         }
         next = next.or_else(|| commands.recv().ok());
     }
@@ -176,9 +172,11 @@ fn member(
     formation: &mut Formation,
     commands: &Receiver<Command>,
 ) -> Option<Command> {
-    let mut orders = Orders { commands, generation: formation.generation, stop: false, next: None };
+    let generation = formation.generation;
+    let mut orders = Orders { commands, generation, votes: Votes::default(), next: None };
     machine.progress.applied(formation.form.base_step);
     machine.progress.enter(Phase::Prepare);
+    tracing::debug!(generation = formation.generation.0, "prepares");
     let result = prepare(machine, memory, formation).map_err(GenerationError::from).and_then(
         |mut prepared| {
             let result = train(machine, formation, &mut prepared, &mut orders);
@@ -205,7 +203,10 @@ fn train(
     let total = prepared.timeline.total_steps();
     let digest = prepared.run.held.mark.map(|mark| mark.digest.to_vec()).unwrap_or_default();
     formation.report(report::Kind::Ready(v1::Ready { step: base, digest }));
+    // The others begin meanwhile.
+    prepared.run.held.pack();
     orders.wait_for_run()?;
+    tracing::debug!("runs");
     // What an earlier generation left undone.
     let end = base == total;
     let due = Due {
@@ -222,14 +223,16 @@ fn train(
         machine.progress.enter(Phase::Compute);
         let Prepared { run, job, timeline, layout, .. } = &mut *prepared;
         let learning_rate = learning_rate(job, timeline, step);
-        let plan = StepPlan { step, learning_rate, stop_vote: orders.stop };
+        let plan = StepPlan { step, learning_rate, votes: orders.votes };
         let report = run_step(run, job, plan)?;
+        tracing::debug!(step, times = ?report.times, "applied");
         let (generation, digest) = (formation.generation, report.digest);
         run.held.mark = Some(Mark { generation, step, digest });
         machine.progress.applied(step);
         formation.tell_of(run.quarantine.take());
-        formation.report(step_done(&report, layout));
-        let end = report.stop || step == total;
+        let end = report.votes.stop || step == total;
+        let pauses = report.votes.pause && !end;
+        formation.report(step_done(&report, pauses, layout));
         let due = Due {
             evaluation: timeline.evaluates_after(step),
             checkpoint: timeline.checkpoints_after(step) || end,
@@ -238,6 +241,9 @@ fn train(
         follow_up(machine, formation, prepared, step, due)?;
         if end {
             return Ok(());
+        }
+        if pauses {
+            orders.pause()?;
         }
     }
     Ok(())
@@ -283,85 +289,33 @@ fn follow_up(
         return Ok(());
     }
     progress.enter(Phase::Checkpoint);
+    // Every sum has arrived: a goodbye that goes wrong costs nothing any more.
+    if due.end
+        && let Err(error) = run.collective.shutdown()
+    {
+        tracing::warn!("closing the exchange: {error}");
+    }
+    let Some(room) = formation.uploads.room(&formation.abort, due.end)? else { return Ok(()) };
     let snapshot = Box::new(Snapshot {
         step,
         layout: Arc::clone(layout),
-        params: host(run.held.model.params()),
-        running: host(run.held.model.running()),
-        velocity: host(run.held.optimizer.velocity()),
-        average: run
-            .held
-            .ema
-            .as_ref()
-            .map(|ema| Average { params: host(ema.params()), running: host(ema.running()) }),
+        params: host(run.held.model.params())?,
+        running: host(run.held.model.running())?,
+        velocity: host(run.held.optimizer.velocity())?,
+        average: match &run.held.ema {
+            None => None,
+            Some(ema) => {
+                Some(Average { params: host(ema.params())?, running: host(ema.running())? })
+            }
+        },
     });
-    let snapshot = Upload::Checkpoint { snapshot, last: due.end };
-    if !due.end {
-        return formation.upload(snapshot, Some(UPLOAD_PATIENCE));
+    room.send(Upload::Checkpoint { snapshot, last: due.end });
+    if due.end
+        && let Some(room) = formation.uploads.room(&formation.abort, true)?
+    {
+        room.send(Upload::Finished { step });
     }
-    // Every sum has arrived: a goodbye that goes wrong costs nothing any more.
-    if let Err(error) = run.collective.shutdown() {
-        tracing::warn!("closing the exchange: {error}");
-    }
-    formation.upload(snapshot, None)?;
-    formation.upload(Upload::Finished { step }, None)
-}
-
-/// Commands as seen from inside one generation.
-struct Orders<'a> {
-    commands: &'a Receiver<Command>,
-    generation: Generation,
-    stop: bool,
-    next: Option<Command>,
-}
-
-impl Orders<'_> {
-    fn wait_for_run(&mut self) -> Result<(), GenerationError> {
-        loop {
-            let command = self.commands.recv().map_err(|_| GenerationError::SessionEnded)?;
-            match command {
-                Command::Run(generation) if generation == self.generation => return Ok(()),
-                other => self.obey(other)?,
-            }
-        }
-    }
-
-    fn poll(&mut self) -> Result<(), GenerationError> {
-        loop {
-            match self.commands.try_recv() {
-                Ok(command) => self.obey(command)?,
-                Err(TryRecvError::Empty) => return Ok(()),
-                Err(TryRecvError::Disconnected) => return Err(GenerationError::SessionEnded),
-            }
-        }
-    }
-
-    fn obey(&mut self, command: Command) -> Result<(), GenerationError> {
-        match command {
-            Command::Stop(generation) if generation == self.generation => self.stop = true,
-            ending @ (Command::Abandon(generation) | Command::Seal { generation, .. })
-                if generation == self.generation =>
-            {
-                self.next = Some(ending);
-                return Err(GenerationError::Abandoned);
-            }
-            Command::Form(formation)
-                if formation.generation > self.generation && !formation.abort.is_aborted() =>
-            {
-                self.next = Some(Command::Form(formation));
-                return Err(GenerationError::Abandoned);
-            }
-            // Of another generation: late.
-            Command::Form(_)
-            | Command::Run(_)
-            | Command::Stop(_)
-            | Command::Seal { .. }
-            | Command::Abandon(_) => {}
-            // A member is not asked to get ready.
-            Command::Warm { .. } => {}
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 impl Formation {
@@ -374,28 +328,6 @@ impl Formation {
         for images in found.chunks(QUARANTINED_MAX) {
             let images = images.iter().map(bad_image).collect();
             self.report(report::Kind::Quarantined(v1::Quarantined { images }));
-        }
-    }
-
-    /// Hands a snapshot to the uploader. While earlier ones are still on their way it waits, for `patience` or until the
-    /// generation is abandoned; then the checkpoint is given up, since the peers wait in the next step's exchange.
-    fn upload(&self, upload: Upload, patience: Option<Duration>) -> Result<(), GenerationError> {
-        let since = Instant::now();
-        let mut upload = upload;
-        loop {
-            upload = match self.uploads.try_send(upload) {
-                Ok(()) => return Ok(()),
-                Err(TrySendError::Closed(_)) => return Err(GenerationError::SessionEnded),
-                Err(TrySendError::Full(upload)) => upload,
-            };
-            if self.abort.is_aborted() {
-                return Err(GenerationError::Abandoned);
-            }
-            if patience.is_some_and(|patience| since.elapsed() > patience) {
-                tracing::warn!("earlier checkpoints are still on their way: this one is skipped");
-                return Ok(());
-            }
-            std::thread::sleep(UPLOAD_POLL);
         }
     }
 }
@@ -423,7 +355,8 @@ fn describe(error: &GenerationError, progress: &Progress) -> Option<v1::Trouble>
         GenerationError::Step(StepError::Exchange(error)) => peer_or_internal(error),
         GenerationError::Step(StepError::Diverged { .. }) => TroubleKind::TroubleDiverged,
         GenerationError::Step(StepError::Data(LoaderError::Ended) | StepError::Device(_))
-        | GenerationError::Evaluation(EvaluationError::Device(_)) => TroubleKind::TroubleInternal,
+        | GenerationError::Evaluation(EvaluationError::Device(_))
+        | GenerationError::Device(_) => TroubleKind::TroubleInternal,
         GenerationError::Step(StepError::Data(LoaderError::Unreadable { .. }))
         | GenerationError::Evaluation(EvaluationError::Unreadable { .. }) => {
             TroubleKind::TroubleDatasetUnreadable
@@ -445,7 +378,7 @@ pub(crate) fn peer_or_internal(error: &CollectiveError) -> TroubleKind {
     if error.culprit().is_some() { TroubleKind::TroublePeer } else { TroubleKind::TroubleInternal }
 }
 
-fn step_done(report: &StepReport, layout: &Layout) -> report::Kind {
+fn step_done(report: &StepReport, paused: bool, layout: &Layout) -> report::Kind {
     let ns = |time: std::time::Duration| time.as_nanos() as u64;
     let times = report.times;
     let named = |index| layout.name_of_gradient(index);
@@ -460,6 +393,7 @@ fn step_done(report: &StepReport, layout: &Layout) -> report::Kind {
         correct: report.correct,
         gradient_norm: report.gradient_norm,
         skipped,
+        paused,
         times: Some(v1::PhaseTimes {
             data_ns: ns(times.data),
             forward_ns: ns(times.forward),
@@ -485,15 +419,11 @@ fn bad_image(found: &Found) -> v1::BadImage {
     }
 }
 
-fn host(buffer: &kernels::Buffer) -> Vec<f32> {
+fn host(buffer: &kernels::Buffer) -> Result<Vec<f32>, DeviceError> {
     let mut copy = vec![0.0; buffer.len()];
-    buffer.read(buffer.span(), &mut copy);
-    copy
+    buffer.read(buffer.span(), &mut copy)?;
+    Ok(copy)
 }
-
-/// How long the training thread waits for room in the uploader's queue: far less than peers wait for this worker.
-const UPLOAD_PATIENCE: Duration = Duration::from_secs(5);
-const UPLOAD_POLL: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::programs;
 use paced::Paced;
 use record::{Conditions, Measured, TABLE_HEAD, load};
 use rows::{Kind, Row};
@@ -66,9 +67,8 @@ impl Options {
 /// Measures every row, writes tables to `out`, and both tables and readings under `bench/results`.
 pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result<()> {
     let versions = versions(&options.python)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), |folder| root.join(folder));
-    let worker = build_worker(root, &target)?;
+    let target = programs::target(root);
+    let worker = programs::build(root, &["worker"])?.join("worker");
     let conditions = Conditions::find(root, versions, options.rounds);
     let mut text = format!("{}\n", conditions.line());
     write!(out, "{text}")?;
@@ -137,17 +137,6 @@ fn measure<'a>(
         rounds.push((ours.round()?, theirs.round()?));
     }
     Ok(Measured { row, rounds, load: [before, load()] })
-}
-
-fn build_worker(root: &Path, target: &Path) -> Result<PathBuf> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let built = Command::new(&cargo)
-        .args(["build", "--release", "--locked", "--package", "worker"])
-        .current_dir(root)
-        .status()
-        .context("build the worker")?;
-    ensure!(built.success(), "build the worker: {built}");
-    Ok(target.join("release").join("worker"))
 }
 
 /// Of PyTorch and torchvision; an error that says what to install where they are missing.

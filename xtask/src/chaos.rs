@@ -1,5 +1,6 @@
 //! `cargo xtask chaos`: hundreds of faults on real runs of four workers, by `coordinator train --chaos`, each run proved by
-//! `verify` and compared with the weights of an undisturbed one; then steps/s with few faults against none, in turn.
+//! `verify` and compared with the weights of an undisturbed one; then steps/s with few faults against none, in turn within
+//! a run.
 //!
 //! Knows the programs and their reports; what they mean is `findings`.
 
@@ -13,6 +14,7 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::bench::record::{commit_of, load, processor};
+use crate::programs;
 use findings::{Bar, Goodput, LARGE_STATE, Recovery, SMALL_STATE};
 
 /// What the command line asks for.
@@ -23,13 +25,36 @@ pub(crate) struct Options {
     seed: u64,
     /// Length of a run.
     epochs: usize,
-    /// Of each plan whose steps/s are compared.
+    /// Spells with faults of each plan whose steps/s are compared, and seconds of each.
     rounds: usize,
+    spell: usize,
+    only: Vec<Part>,
+}
+
+/// A part of the command that can be had alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Faults of all kinds.
+    Storms,
+    /// Steps/s with few faults against none.
+    Goodput,
+    /// Workers that are taken in with a large state.
+    Joins,
+}
+
+impl Part {
+    const ALL: [(&str, Part); 3] =
+        [("storms", Part::Storms), ("goodput", Part::Goodput), ("joins", Part::Joins)];
+
+    fn parse(name: &str) -> Option<Part> {
+        Part::ALL.iter().find(|(known, _)| *known == name).map(|(_, part)| *part)
+    }
 }
 
 impl Options {
     pub(crate) fn parse(arguments: &[&str]) -> Result<Options> {
-        let mut options = Options { faults: 500, seed: 1, epochs: 600, rounds: 3 };
+        let only = Part::ALL.map(|(_, part)| part).to_vec();
+        let mut options = Options { faults: 500, seed: 1, epochs: 600, rounds: 3, spell: 60, only };
         let mut rest = arguments;
         while let [flag, value, more @ ..] = rest {
             match *flag {
@@ -37,11 +62,16 @@ impl Options {
                 "--seed" => options.seed = value.parse().context(USAGE)?,
                 "--epochs" => options.epochs = value.parse().context(USAGE)?,
                 "--rounds" => options.rounds = value.parse().context(USAGE)?,
+                "--spell" => options.spell = value.parse().context(USAGE)?,
+                "--only" => {
+                    let parts: Option<Vec<Part>> = value.split(',').map(Part::parse).collect();
+                    options.only = parts.context(USAGE)?;
+                }
                 _ => bail!(USAGE),
             }
             rest = more;
         }
-        ensure!(rest.is_empty() && options.epochs > 0, USAGE);
+        ensure!(rest.is_empty() && options.epochs > 0 && options.spell >= SPELL_MIN, USAGE);
         Ok(options)
     }
 }
@@ -50,28 +80,46 @@ impl Options {
 struct Stage {
     coordinator: PathBuf,
     folder: PathBuf,
+    /// Where the data lies.
+    digits: PathBuf,
     /// Runs so far.
     runs: usize,
 }
 
 /// Storms, then steps/s; what was found goes to `out` and `bench/results`. An error when a run did not end with the weights of
-/// an undisturbed one, or was not proved.
+/// an undisturbed one, or was not proved, or when a bar is missed.
 pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result<()> {
     let mut stage = Stage::set_up(root, options)?;
     let (commit, before) = (commit_of(root), load());
-    let calm = stage.train(NO_FAULTS, options.seed)?;
-    let weights = calm["model_sha256"].clone();
-    say(out, &format!("undisturbed: {}", findings::line(&calm)))?;
-    let mut runs = storms(&mut stage, options, out)?;
+    let wanted = |part: Part| options.only.contains(&part);
+    let mut weights = Value::Null;
+    if wanted(Part::Storms) {
+        let calm = stage.train(&Ask::digits(NO_FAULTS, options.seed))?;
+        weights = calm["model_sha256"].clone();
+        say(out, &format!("undisturbed: {}", findings::line(&calm)))?;
+    }
+    let mut runs = Vec::new();
+    if wanted(Part::Storms) {
+        runs = storms(&mut stage, options, out)?;
+    }
     let of_storms = |run: &Value| run["faults"].as_array().cloned().unwrap_or_default();
     let faults: Vec<Value> = runs.iter().flat_map(of_storms).collect();
-    let (readings, compared) = compare(&mut stage, options, out)?;
-    runs.extend(compared);
-    let large = stage.train_job(LARGE_JOB, "kill 10s", options.seed)?;
-    say(out, &format!("large state: {}", findings::line(&large)))?;
+    let same = runs.iter().filter(|report| report["model_sha256"] == weights).count();
+    say(out, &format!("{same} of {} storms ended with the same weights", runs.len()))?;
+    let mut compared = Vec::new();
+    if wanted(Part::Goodput) {
+        compared = compare(&mut stage, options, out)?;
+    }
+    let readings: Vec<Goodput> = compared.iter().map(Goodput::of).collect();
+    let mut large = Value::Null;
+    if wanted(Part::Joins) {
+        large = stage.train(&Ask { job: LARGE_JOB, ..Ask::digits("kill 10s", options.seed) })?;
+        say(out, &format!("large state: {}", findings::line(&large)))?;
+    }
     let mut recoveries = Recovery::all(&faults);
     recoveries.push(Recovery::of_joins(SMALL_STATE, &runs));
     recoveries.push(Recovery::of_joins(LARGE_STATE, std::slice::from_ref(&large)));
+    recoveries.retain(|recovery| recovery.count > 0);
     for recovery in &recoveries {
         say(out, &recovery.line())?;
     }
@@ -79,7 +127,10 @@ pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result
     for bar in &bars {
         say(out, &bar.line())?;
     }
-    let same = runs.iter().filter(|report| report["model_sha256"] == weights).count();
+    let storms = runs.len();
+    runs.extend(compared);
+    let proved = runs.iter().chain([&large]).filter(|report| report["verified"] == true).count();
+    let trained = runs.len() + usize::from(!large.is_null());
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let found = json!({
         "commit": commit,
@@ -89,25 +140,26 @@ pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result
         "unix_seconds": seconds,
         "settings": {
             "job": "examples/digits/job.toml", "epochs": options.epochs, "workers": WORKERS, "storm": STORM,
-            "seed": options.seed, "rounds": options.rounds,
+            "seed": options.seed, "rounds": options.rounds, "spell_seconds": options.spell,
         },
         "faults": faults.len(),
         "recovery": recoveries.iter().map(Recovery::json).collect::<Vec<_>>(),
         "goodput": readings.iter().map(Goodput::json).collect::<Vec<_>>(),
         "bars": bars.iter().map(Bar::json).collect::<Vec<_>>(),
         "model_sha256": weights,
-        "runs": runs.len(),
-        "runs_with_these_weights": same,
-        "runs_proved": runs.len(),
+        "storms": storms,
+        "storms_with_these_weights": same,
+        "runs": trained,
+        "runs_proved": proved,
         "reports": runs,
         "large": large,
     });
     let path = save(root, &commit, seconds, &found)?;
-    say(
-        out,
-        &format!("{same} of {} runs ended with the same weights; {}", runs.len(), path.display()),
-    )?;
-    ensure!(same == runs.len(), "runs ended with other weights: {}", runs.len() - same);
+    say(out, &format!("{proved} of {trained} runs proved; {}", path.display()))?;
+    ensure!(same == storms, "runs ended with other weights: {}", storms - same);
+    ensure!(proved == trained, "runs not proved: {}", trained - proved);
+    let missed = bars.iter().filter(|bar| bar.met() == Some(false)).count();
+    ensure!(missed == 0, "bars missed: {missed}; see above");
     Ok(())
 }
 
@@ -115,7 +167,7 @@ pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result
 fn storms(stage: &mut Stage, options: &Options, out: &mut dyn Write) -> Result<Vec<Value>> {
     let (mut reports, mut faults) = (Vec::new(), 0);
     while faults < options.faults {
-        let report = stage.train(STORM, options.seed + reports.len() as u64)?;
+        let report = stage.train(&Ask::digits(STORM, options.seed + reports.len() as u64))?;
         let more = report["faults"].as_array().map_or(0, Vec::len);
         ensure!(more > 0, "a storm without faults; give it more --epochs");
         faults += more;
@@ -125,62 +177,76 @@ fn storms(stage: &mut Stage, options: &Options, out: &mut dyn Write) -> Result<V
     Ok(reports)
 }
 
-/// Runs with few faults, each between two without any; what came of it, and their reports.
-fn compare(
-    stage: &mut Stage,
-    options: &Options,
-    out: &mut dyn Write,
-) -> Result<(Vec<Goodput>, Vec<Value>)> {
-    let (mut readings, mut reports) = (Vec::new(), Vec::new());
-    for round in 0..options.rounds {
-        for plan in FEW_FAULTS {
-            // The same plan each round, but other times.
-            let seed = options.seed + 1000 * (round as u64 + 1);
-            let first = stage.train(NO_FAULTS, seed)?;
-            let report = stage.train(plan, seed)?;
-            let last = stage.train(NO_FAULTS, seed)?;
-            let reading = Goodput::of(plan, &first, &report, &last);
-            say(out, &reading.line())?;
-            readings.push(reading);
-            reports.extend([first, report, last]);
-        }
+/// Runs with few faults in every other spell; their reports. All compute the same, and must end with the same weights.
+fn compare(stage: &mut Stage, options: &Options, out: &mut dyn Write) -> Result<Vec<Value>> {
+    let mut reports: Vec<Value> = Vec::new();
+    if options.rounds == 0 {
+        return Ok(reports);
     }
-    Ok((readings, reports))
+    stage.write_compared(TRIAL_EPOCHS)?;
+    let ask = Ask { job: COMPARED_JOB, ..Ask::digits(NO_FAULTS, options.seed) };
+    let trial = stage.train(&ask)?;
+    let spent = trial["storm"]["seconds"].as_f64().context("a report tells seconds")?;
+    let steps = trial["storm"]["steps"].as_f64().context("a report tells steps")?;
+    ensure!(spent > 0.0, "a trial run that was over at once tells no steps/s");
+    // Each spell with faults lies between two without, and may wait until all is in order again.
+    let seconds = (2 * options.rounds + 1) as f64 * 1.1 * options.spell as f64;
+    stage.write_compared((steps / spent * seconds / COMPARED_STEPS).ceil() as usize)?;
+    for plan in FEW_FAULTS {
+        let report = stage.train(&Ask { plan, spell: Some(options.spell), ..ask })?;
+        say(out, &Goodput::of(&report).line())?;
+        let weights = &reports.first().unwrap_or(&report)["model_sha256"];
+        ensure!(report["model_sha256"] == *weights, "{plan:?} ended with other weights");
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+/// A run to be made.
+#[derive(Clone, Copy, Debug)]
+struct Ask<'a> {
+    job: &'a str,
+    plan: &'a str,
+    seed: u64,
+    /// Seconds of every other spell with faults, and of those without; faults to the end otherwise.
+    spell: Option<usize>,
+}
+
+impl<'a> Ask<'a> {
+    fn digits(plan: &'a str, seed: u64) -> Ask<'a> {
+        Ask { job: DIGITS_JOB, plan, seed, spell: None }
+    }
 }
 
 impl Stage {
     fn set_up(root: &Path, options: &Options) -> Result<Stage> {
-        let target = std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| root.join("target"), |folder| root.join(folder));
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-        let built = Command::new(cargo)
-            .args(["build", "--release", "--locked", "-p", "worker", "-p", "coordinator"])
-            .current_dir(root)
-            .status()
-            .context("build the programs")?;
-        ensure!(built.success(), "build the programs: {built}");
+        let programs = programs::build(root, &["worker", "coordinator"])?;
         let digits = root.join("examples").join("digits");
         let text = std::fs::read_to_string(digits.join("job.toml")).context("read the example")?;
         let path = format!("path = {:?}", digits.display().to_string());
         let text = replace(&text, "path = \".\"", &path)?;
         let text = replace(&text, "epochs = 20", &format!("epochs = {}", options.epochs))?;
-        let folder = target.join("chaos");
+        let folder = programs::target(root).join("chaos");
         std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let large = LARGE.replace("FOLDER", &digits.display().to_string());
-        for (name, text) in [(DIGITS_JOB, text), (LARGE_JOB, large)] {
-            let path = folder.join(name).with_extension("toml");
-            std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        }
-        let coordinator = target.join("release").join("coordinator");
-        Ok(Stage { coordinator, folder, runs: 0 })
+        let stage = Stage { coordinator: programs.join("coordinator"), folder, digits, runs: 0 };
+        stage.write_job(DIGITS_JOB, &text)?;
+        stage.write_job(LARGE_JOB, LARGE)?;
+        Ok(stage)
     }
 
-    /// One run; its report. It has been proved: the command fails otherwise, and its files stay.
-    fn train(&mut self, plan: &str, seed: u64) -> Result<Value> {
-        self.train_job(DIGITS_JOB, plan, seed)
+    fn write_compared(&self, epochs: usize) -> Result<()> {
+        self.write_job(COMPARED_JOB, &COMPARED.replace("EPOCHS", &epochs.to_string()))
     }
 
-    fn train_job(&mut self, job: &str, plan: &str, seed: u64) -> Result<Value> {
+    fn write_job(&self, name: &str, text: &str) -> Result<()> {
+        let text = text.replace("FOLDER", &self.digits.display().to_string());
+        let path = self.folder.join(name).with_extension("toml");
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// One run; its report, with what `verify` says of its files. They stay when the run fails.
+    fn train(&mut self, ask: &Ask<'_>) -> Result<Value> {
+        let Ask { job, plan, seed, spell } = *ask;
         self.runs += 1;
         let state = self.folder.join(format!("run-{}", self.runs));
         if state.exists() {
@@ -190,10 +256,12 @@ impl Stage {
         let log = self.folder.join(format!("run-{}.log", self.runs));
         let file =
             std::fs::File::create(&log).with_context(|| format!("make {}", log.display()))?;
+        let spell = spell.map(|seconds| ["--chaos-spells".to_owned(), seconds.to_string()]);
         let status = Command::new(&self.coordinator)
             .arg("train")
             .arg(self.folder.join(job).with_extension("toml"))
             .args(["--workers", &WORKERS.to_string(), "--threads", "1", "--chaos", plan])
+            .args(spell.iter().flatten())
             .args(["--chaos-seed", &seed.to_string(), "--state"])
             .arg(&state)
             .stdout(file.try_clone()?)
@@ -203,8 +271,21 @@ impl Stage {
         ensure!(status.success(), "{plan:?} with seed {seed}: {status}; see {}", log.display());
         let report = state.join("jobs").join(format!("{job}-1")).join("chaos.json");
         let text = std::fs::read(&report).with_context(|| format!("read {}", report.display()))?;
+        let mut report: Value = serde_json::from_slice(&text)?;
+        report["asked"] = plan.into();
+        report["verified"] = self.is_verified(&state, &format!("{job}-1"), &report)?.into();
         std::fs::remove_dir_all(&state).with_context(|| format!("clear {}", state.display()))?;
-        Ok(serde_json::from_slice(&text)?)
+        Ok(report)
+    }
+
+    /// `verify` finds nothing wrong, and the weights that the report names.
+    fn is_verified(&self, state: &Path, job: &str, report: &Value) -> Result<bool> {
+        let mut verify = Command::new(&self.coordinator);
+        let verify = verify.args(["verify", job, "--json", "--state"]).arg(state);
+        let output = verify.output().context("start verify")?;
+        let account: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let weights = &account["account"]["model_sha256"];
+        Ok(output.status.success() && weights.is_string() && *weights == report["model_sha256"])
     }
 }
 
@@ -232,6 +313,17 @@ const LARGE_JOB: &str = "large";
 /// Weights and momentum of a ResNet-50, 188 MB, on images so small that a step is short.
 const LARGE: &str = "name = \"large\"\n[data]\nformat = \"idx\"\npath = \"FOLDER\"\n[model]\narch = \"resnet50\"\n\
                      stem = \"cifar\"\n[train]\nepochs = 1\nbatch = 8\n[optimizer]\nlearning_rate = 0.01\n";
+const COMPARED_JOB: &str = "compared";
+/// Steps of tens of milliseconds, so that a journal is as long as that of a real run of some hours, not of weeks.
+const COMPARED: &str = "name = \"compared\"\n[data]\nformat = \"idx\"\npath = \"FOLDER\"\n[model]\nblock = \"basic\"\n\
+                        blocks = [1, 1, 1]\nwidths = [64, 128, 256]\nstem = \"cifar\"\n[train]\nepochs = EPOCHS\nbatch = 64\n\
+                        [optimizer]\nlearning_rate = 0.05\n[checkpoint]\nevery_epochs = 20\n";
+/// Of an epoch of it.
+const COMPARED_STEPS: f64 = 22.0;
+/// Enough to tell its steps/s.
+const TRIAL_EPOCHS: usize = 20;
+/// Faults must fit in.
+const SPELL_MIN: usize = 5;
 const WORKERS: usize = 4;
 /// Once in a day: a run is over before.
 const NO_FAULTS: &str = "kill 1440m";
@@ -240,14 +332,17 @@ const STORM: &str = "kill 2s, pause 6s, leave 15s, coordinator 10s";
 const FEW_FAULTS: [&str; 3] = ["kill 60s", "kill 15s", "coordinator 15s"];
 
 pub(crate) const USAGE: &str = "\
-usage: cargo xtask chaos [--faults N] [--seed N] [--epochs N] [--rounds N]
+usage: cargo xtask chaos [--faults N] [--seed N] [--epochs N] [--rounds N] [--spell SECONDS] [--only PART,...]
 
   --faults  storms follow each other until there were so many [default: 500]
   --seed    of the first storm; each further one has the next [default: 1]
-  --epochs  length of each run [default: 600]
-  --rounds  how often steps/s with few faults and with none are measured, in turn [default: 3]
+  --epochs  length of each storm [default: 600]
+  --rounds  spells with few faults, each between two without, whose steps/s are compared [default: 3]
+  --spell   seconds of each [default: 60]
+  --only    of storms, goodput (those steps/s) and joins (workers taken in with a large state) [default: all]
 
-What was found goes to standard output and, with every fault, to bench/results. Wants a quiet machine.
+What was found goes to standard output and, with every fault, to bench/results. Fails when a bar is missed. Wants a quiet
+machine.
 Example: cargo xtask chaos --faults 100 --rounds 1";
 
 #[cfg(test)]
@@ -257,8 +352,18 @@ mod tests {
     #[test]
     fn options_are_read_and_wrong_ones_get_the_usage() {
         let options = Options::parse(&["--faults", "20", "--seed", "7"]).unwrap();
-        assert_eq!(options, Options { faults: 20, seed: 7, epochs: 600, rounds: 3 });
-        for wrong in [&["--faults"][..], &["--storms", "3"], &["--epochs", "0"], &["20"]] {
+        let only = vec![Part::Storms, Part::Goodput, Part::Joins];
+        let expected = Options { faults: 20, seed: 7, epochs: 600, rounds: 3, spell: 60, only };
+        assert_eq!(options, expected);
+        assert_eq!(Options::parse(&["--only", "joins"]).unwrap().only, [Part::Joins]);
+        for wrong in [
+            &["--faults"][..],
+            &["--storms", "3"],
+            &["--only", "rain"],
+            &["--epochs", "0"],
+            &["--spell", "2"],
+            &["20"],
+        ] {
             let error = Options::parse(wrong).unwrap_err();
             assert!(format!("{error:#}").contains("usage:"), "{wrong:?}");
         }

@@ -13,6 +13,7 @@ mod bench;
 mod chaos;
 mod kernels;
 mod overhead;
+mod programs;
 mod sanitize;
 mod tidy;
 

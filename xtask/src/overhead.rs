@@ -13,24 +13,16 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::bench::record::{commit_of, load, processor};
+use crate::programs;
 
-/// Measures, prints and writes to `bench/results`.
+/// Measures, prints and writes to `bench/results`. An error when it costs more than it may.
 pub(crate) fn run(root: &Path, out: &mut dyn Write) -> Result<()> {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), |folder| root.join(folder));
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let built = Command::new(cargo)
-        .args(["build", "--release", "--locked", "-p", "worker", "-p", "coordinator"])
-        .current_dir(root)
-        .status()
-        .context("build the programs")?;
-    ensure!(built.success(), "build the programs: {built}");
-    let folder = target.join("overhead");
+    let programs = programs::build(root, &["worker", "coordinator"])?;
+    let folder = programs::target(root).join("overhead");
     if folder.exists() {
         std::fs::remove_dir_all(&folder).context("clear the last run")?;
     }
     let job = write_job(root, &folder)?;
-    let programs = target.join("release");
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let before = load();
     let digest = digest_ms(&programs.join("worker"), threads)?;
@@ -58,7 +50,10 @@ pub(crate) fn run(root: &Path, out: &mut dyn Write) -> Result<()> {
     let path = root.join("bench").join("results").join(format!("overhead-{commit}-{seconds}.json"));
     std::fs::write(&path, format!("{found:#}\n"))
         .with_context(|| format!("write {}", path.display()))?;
-    Ok(writeln!(out, "{}", path.display())?)
+    writeln!(out, "{}", path.display())?;
+    let (percent, aim) = (100.0 * share, 100.0 * SHARE_MAX);
+    ensure!(share < SHARE_MAX, "{percent:.2} % of a step is not below the aim of {aim} %");
+    Ok(())
 }
 
 /// Photos of the dataset crate's tests, a few times each, and the job that trains on them.
@@ -159,12 +154,9 @@ impl TrainingRun {
 
 impl Drop for TrainingRun {
     fn drop(&mut self) {
-        let worker = child_of(self.coordinator.id());
+        // Its worker ends with it.
         self.coordinator.kill().ok();
         self.coordinator.wait().ok();
-        if let Ok(worker) = worker {
-            Command::new("kill").args(["-9", &worker.to_string()]).status().ok();
-        }
     }
 }
 
@@ -200,6 +192,8 @@ fn tasks(process: u32) -> Result<Vec<(String, f64)>> {
         .collect()
 }
 
+/// Of a step.
+const SHARE_MAX: f64 = 0.01;
 const BATCH: usize = 16;
 const IMAGES: usize = 64;
 /// Steps before it do what is done once.

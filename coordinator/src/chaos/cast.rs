@@ -1,6 +1,6 @@
 //! The processes of a cluster on this machine, each started by the command that a person would type, and what can be done to
-//! them. They end when this value is dropped. What they say goes to `coordinator.log` and `worker-<n>.log` in the state
-//! directory.
+//! them. They end when this value is dropped, and when this process ends. What they say goes to `coordinator.log` and
+//! `worker-<n>.log` in the state directory.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use proto::parent::die_with_this_process;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::state::token_path;
@@ -205,6 +206,7 @@ fn spawn(mut command: Command, log: &Path) -> Result<Child, CastError> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     // Ctrl-C is for this process, which ends the others in good order.
     command.process_group(0);
+    command.args(die_with_this_process());
     command.spawn().map_err(failed)
 }
 

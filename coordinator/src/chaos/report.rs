@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::plan::Fault;
 use super::recovery::Injected;
+use super::spells::Stretch;
 
 /// `chaos.json` in the job's folder.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -14,11 +15,13 @@ pub struct Report {
     pub faults_asked: String,
     pub seed: u64,
     pub workers: u32,
-    /// Before the first fault.
+    /// Without faults.
     pub undisturbed: Spell,
     pub storm: Spell,
-    /// Committed steps a second in the storm, by those before it.
+    /// Committed steps a second in the storm, by those without faults.
     pub goodput: Option<f64>,
+    /// What they are made of.
+    pub spells: Vec<Stretch>,
     /// Workers that ended by themselves and were started again.
     pub unasked_ends: u64,
     pub summaries: Vec<Summary>,

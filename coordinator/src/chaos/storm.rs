@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::cast::{Cast, CastError};
 use super::plan::{Blow, Fault, Schedule};
 use super::recovery::{Injected, Recoveries, Standing};
-use super::report::Spell;
+use super::spells::{Spells, Stretch};
 use super::watch::{Seen, Watch};
 use crate::verify::{End, FrameError};
 
@@ -24,23 +24,20 @@ pub struct Storm {
     /// What ends faults, by its time and a number that keeps equal times apart.
     agenda: BTreeMap<(Duration, u64), Due>,
     begun: Instant,
-    /// Where the run stood with its first step on record, when the faults began, and with its newest step.
-    first: Option<Mark>,
-    storm: Option<Mark>,
-    newest: Mark,
+    spells: Spells,
+    /// Members of the largest generation.
+    full: usize,
     end: Option<End>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Mark {
-    at: Duration,
-    commits: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Due {
     Join(usize),
-    Wake(usize),
+    /// `held`: it had the state when it was stopped.
+    Wake {
+        index: usize,
+        held: bool,
+    },
     Coordinator,
 }
 
@@ -60,7 +57,12 @@ pub enum StormError {
 
 impl Storm {
     /// The coordinator runs and has the job; its workers are started now.
-    pub fn new(mut cast: Cast, job: String, schedule: Schedule) -> Result<Storm, StormError> {
+    pub fn new(
+        mut cast: Cast,
+        job: String,
+        schedule: Schedule,
+        spells: Spells,
+    ) -> Result<Storm, StormError> {
         let mut watch = Watch::new(cast.state().join("journal"), job);
         // What was before.
         while watch.news()?.is_some() {}
@@ -74,9 +76,8 @@ impl Storm {
             schedule: schedule.peekable(),
             agenda: BTreeMap::new(),
             begun: Instant::now(),
-            first: None,
-            storm: None,
-            newest: Mark::default(),
+            spells,
+            full: 0,
             unasked_ends: 0,
             end: None,
         })
@@ -94,16 +95,20 @@ impl Storm {
                 let due = entry.remove();
                 self.carry_out(due)?;
             }
-            if let Some(Mark { at, .. }) = self.storm {
-                let is_due = |blow: &Blow| at + blow.at <= now;
+            if let Some(at) = self.spells.storm_time(now) {
+                let is_due = |blow: &Blow| blow.at <= at;
                 if let Some(blow) = self.schedule.peek().copied().filter(is_due)
-                    && self.strike(blow)?
+                    && self.strike(at, blow)?
                 {
                     self.schedule.next();
                 }
             }
             self.replace_ended();
-            if now.saturating_sub(self.newest.at) > STALLED_AFTER {
+            let all_here = self.watch.members.len() >= self.full;
+            if !(all_here && self.agenda.is_empty() && self.recoveries.is_settled()) {
+                self.spells.trouble(now);
+            }
+            if now.saturating_sub(self.spells.last_commit()) > STALLED_AFTER {
                 let logs = self.cast.state().to_owned();
                 return Err(StormError::Stalled { step: self.watch.step, logs });
             }
@@ -111,14 +116,9 @@ impl Storm {
         }
     }
 
-    /// Before the first fault, and from then on.
-    pub fn spells(&self) -> [Spell; 2] {
-        let first = self.first.unwrap_or(self.newest);
-        let storm = self.storm.unwrap_or(self.newest);
-        let spell = |from: Mark, to: Mark| {
-            Spell::new(to.commits - from.commits, to.at.saturating_sub(from.at))
-        };
-        [spell(first, storm), spell(storm, self.newest)]
+    /// What was done with and without faults.
+    pub fn spells(&self) -> Vec<Stretch> {
+        self.spells.all()
     }
 
     fn read_news(&mut self) -> Result<(), StormError> {
@@ -130,17 +130,14 @@ impl Storm {
             }
         }
         if self.watch.commits > before {
-            self.newest = Mark { at: self.begun.elapsed(), commits: self.watch.commits };
-            let first = *self.first.get_or_insert(self.newest);
-            if self.storm.is_none() && self.newest.at >= first.at + CALM {
-                self.storm = Some(self.newest);
-            }
+            self.spells.commit(self.begun.elapsed(), self.watch.commits);
+            self.full = self.full.max(self.watch.members.len());
         }
         Ok(())
     }
 
     /// Does one fault; false when it has to wait: the last worker that holds the state is spared, and nobody is hit twice.
-    fn strike(&mut self, blow: Blow) -> Result<bool, StormError> {
+    fn strike(&mut self, at: Duration, blow: Blow) -> Result<bool, StormError> {
         let away = !self.cast.coordinator_runs();
         let settled = !away && self.cast.workers.iter().all(|actor| !actor.paused);
         let now = self.begun.elapsed();
@@ -162,8 +159,6 @@ impl Storm {
         if let Some(name) = &victim {
             self.watch.holders.remove(name);
         }
-        let since = self.storm.map_or(Duration::ZERO, |mark| mark.at);
-        let at = now.saturating_sub(since);
         self.tell(at, blow, victim.as_deref());
         let member = victim.as_ref().is_none_or(|name| self.watch.members.contains(name));
         let injected = Injected {
@@ -185,7 +180,8 @@ impl Storm {
         match fault {
             Fault::Pause => {
                 self.cast.pause(index);
-                return Due::Wake(index);
+                let held = self.watch.holders.contains(&self.cast.workers[index].name);
+                return Due::Wake { index, held };
             }
             Fault::Leave => self.cast.ask_to_leave(index),
             Fault::Kill | Fault::Coordinator => self.cast.kill_worker(index),
@@ -222,11 +218,11 @@ impl Storm {
     /// The end of a fault.
     fn carry_out(&mut self, due: Due) -> Result<(), StormError> {
         match due {
-            Due::Wake(index) => {
+            Due::Wake { index, held } => {
                 self.cast.wake(index);
                 // As before, unless it was waited for too long: then the next generation tells.
                 let name = self.cast.workers[index].name.clone();
-                if self.watch.members.contains(&name) {
+                if held && self.watch.members.contains(&name) {
                     self.watch.holders.insert(name);
                 }
             }
@@ -266,8 +262,6 @@ fn expected(agenda: &BTreeMap<(Duration, u64), Due>, index: usize) -> bool {
 
 /// How exactly times are taken.
 const POLL: Duration = Duration::from_millis(2);
-/// Steps are counted for this long before the first fault.
-const CALM: Duration = Duration::from_secs(2);
 /// How often it is looked whether a worker that leaves has gone, and how long one that ended stays away.
 const SOON: Duration = Duration::from_millis(100);
 /// Far longer than any recovery.

@@ -159,3 +159,40 @@ fn percentiles_are_those_of_the_nearest_rank() {
     let found = of(&hundred).unwrap();
     assert_eq!((found.count, found.p50, found.p99, found.max), (100, 50.0, 99.0, 100.0));
 }
+
+#[test]
+fn spells_with_and_without_faults_take_turns_and_each_pays_for_its_own_faults() {
+    let seconds = Duration::from_secs;
+    let mut spells = Spells::new(Some(seconds(10)));
+    assert_eq!(spells.storm_time(seconds(3)), None);
+    // The first one begins with the first step.
+    for second in 5..15 {
+        spells.commit(seconds(second), 100 * (second - 4));
+    }
+    assert_eq!(spells.storm_time(seconds(14)), None);
+    spells.commit(seconds(15), 1100);
+    assert_eq!(spells.storm_time(seconds(19)), Some(seconds(4)));
+    // A fault near the end, that takes 3 s: no more faults, but the spell is not over.
+    spells.trouble(seconds(27));
+    assert_eq!(spells.storm_time(seconds(27)), None);
+    spells.commit(seconds(28), 1900);
+    spells.commit(seconds(30), 2000);
+    // Another calm, and a storm that the job's end cuts short.
+    spells.commit(seconds(40), 2900);
+    assert_eq!(spells.storm_time(seconds(41)), Some(seconds(11)), "faults go on where they were");
+    spells.commit(seconds(41), 2901);
+    let all = spells.all();
+    let found: Vec<_> = all.iter().map(|s| (s.stormy, s.spell.steps, s.spell.seconds)).collect();
+    let expected = [(false, 1000, 10.0), (true, 900, 15.0), (false, 900, 10.0), (true, 1, 1.0)];
+    assert_eq!(found, expected);
+    assert_eq!(goodput(&all), Some(60.0 / 95.0));
+    assert_eq!(total(&all, false), Spell::new(1900, seconds(20)));
+
+    let mut one = Spells::new(None);
+    one.commit(seconds(1), 1);
+    one.commit(seconds(3), 21);
+    one.commit(seconds(400), 21 + 397 * 5);
+    assert_eq!(one.storm_time(seconds(400)), Some(seconds(397)), "to the end");
+    assert_eq!(goodput(&one.all()), Some(0.5));
+    assert_eq!(goodput(&[]), None);
+}

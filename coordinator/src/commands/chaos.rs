@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use proto::exit::ExitCode;
 use proto::wire::v1;
 
-use super::connect::{Client, client, refused};
+use super::connect::{Client, client};
 use super::output::line;
+use super::submit::Order;
 use super::verify::conclusion;
 use super::{Exit, Failure};
 use crate::args::{Connection, TrainArgs};
 use crate::chaos::{
-    Cast, CastError, Percentiles, Plan, Programs, Report, Schedule, Storm, StormError, Summary,
+    Cast, CastError, Percentiles, Plan, Programs, Report, Schedule, Spells, Storm, StormError,
+    Summary, goodput, total,
 };
 use crate::intake;
 use crate::local::worker_program;
@@ -29,15 +31,20 @@ pub(super) async fn train(args: &TrainArgs, plan: &Plan, threads: u32) -> Result
     let mut interrupts = Interrupts::listen()?;
     let mut cast = Cast::new(&state, programs, args.workers, threads)?;
     cast.start_coordinator()?;
+    let mut client = reach(&mut cast).await?;
+    let TrainArgs { workers, fresh, ref policy, .. } = *args;
+    let order = Order { job_toml: text, folder: &folder, workers, fresh, policy };
     let v1::SubmitReply { job_id, already_finished, .. } =
-        submit(&mut cast, args, text, &folder).await?;
+        order.hand_over(&mut client, &args.job).await?;
     if already_finished {
         cast.end(END_WITHIN).await;
         tracing::info!("this job has finished already; start over with --fresh");
         line(&prove(cast.state(), &job_id)?)?;
         return Ok(None);
     }
-    let mut storm = Storm::new(cast, job_id.clone(), Schedule::new(plan, args.chaos_seed))?;
+    let schedule = Schedule::new(plan, args.chaos_seed);
+    let spells = Spells::new(args.chaos_spells.map(Duration::from_secs));
+    let mut storm = Storm::new(cast, job_id.clone(), schedule, spells)?;
     let ended = tokio::select! {
         ended = storm.run() => Some(ended?),
         () = interrupts.next() => None,
@@ -52,27 +59,6 @@ pub(super) async fn train(args: &TrainArgs, plan: &Plan, threads: u32) -> Result
     };
     storm.cast.end(END_WITHIN).await;
     conclude(storm, end, (args, plan), job_id)
-}
-
-async fn submit(
-    cast: &mut Cast,
-    args: &TrainArgs,
-    job_toml: String,
-    folder: &Path,
-) -> Result<v1::SubmitReply, Failure> {
-    let mut client = reach(cast).await?;
-    let request = v1::SubmitRequest {
-        job_toml,
-        base_folder: folder.to_string_lossy().into_owned(),
-        workers: args.workers,
-        fresh: args.fresh,
-        on_loss: args.policy.on_loss.on_wire().into(),
-        min_workers: args.policy.min_workers,
-        max_workers: args.policy.max_workers.unwrap_or(0),
-    };
-    let reply = client.submit(request).await;
-    let tried = format!("submitting {}", args.job.display());
-    Ok(reply.map_err(|status| refused(&tried, &status))?.into_inner())
 }
 
 /// Waits until the coordinator, which was just started, answers.
@@ -127,16 +113,17 @@ fn conclude(
         }
     };
     let proof = prove(storm.cast.state(), &job)?;
-    let [undisturbed, disturbed] = storm.spells();
+    let spells = storm.spells();
     let path = storm.cast.state().join("jobs").join(&job).join("chaos.json");
     let report = Report {
         job,
         faults_asked: plan.to_string(),
         seed: args.chaos_seed,
         workers: args.workers,
-        undisturbed,
-        storm: disturbed,
-        goodput: (undisturbed.rate() > 0.0).then(|| disturbed.rate() / undisturbed.rate()),
+        undisturbed: total(&spells, false),
+        storm: total(&spells, true),
+        goodput: goodput(&spells),
+        spells,
         unasked_ends: storm.unasked_ends,
         summaries: Summary::of(&storm.recoveries.faults),
         taken_in_ms: storm.recoveries.taken_in_ms,
@@ -161,9 +148,7 @@ fn show(report: &Report) -> std::io::Result<()> {
     if let Some(goodput) = report.goodput {
         let (with, without) = (report.storm.rate(), report.undisturbed.rate());
         let percent = 100.0 * goodput;
-        line(&format!(
-            "goodput {percent:.1} %: {with:.1} steps/s, before the first fault {without:.1}"
-        ))?;
+        line(&format!("goodput {percent:.1} %: {with:.1} steps/s, without faults {without:.1}"))?;
     }
     line(&format!("model sha256 {}", report.model_sha256))?;
     line(&report.proof)

@@ -14,6 +14,9 @@ use crate::state::StateDir;
 use crate::terminal::Interrupts;
 
 pub(super) async fn start(args: &StartArgs) -> Result<Exit, Failure> {
+    if let Some(parent) = args.die_with_parent {
+        proto::parent::die_with(parent)?;
+    }
     let mut interrupts = Interrupts::listen()?;
     // The port first: a second coordinator is told so before it waits for a lock.
     let listener = service::listen(args.listen, args.insecure).await?;

@@ -1,13 +1,48 @@
 //! `submit`: hands a job to a running coordinator.
 
+use std::path::Path;
+
 use proto::exit::ExitCode;
 use proto::wire::v1;
 
-use super::connect::{client, refused};
+use super::connect::{Client, client, refused};
 use super::output::line;
 use super::{Exit, Failure};
-use crate::args::SubmitArgs;
+use crate::args::{PolicyArgs, SubmitArgs};
 use crate::intake;
+
+/// A job as it is handed to a coordinator.
+pub(super) struct Order<'a> {
+    pub(super) job_toml: String,
+    /// What paths in the job file start at.
+    pub(super) folder: &'a Path,
+    pub(super) workers: u32,
+    pub(super) fresh: bool,
+    pub(super) policy: &'a PolicyArgs,
+}
+
+impl Order<'_> {
+    /// `file` is where the job comes from, for people.
+    pub(super) async fn hand_over(
+        self,
+        client: &mut Client,
+        file: &Path,
+    ) -> Result<v1::SubmitReply, Failure> {
+        let Order { job_toml, folder, workers, fresh, policy } = self;
+        let request = v1::SubmitRequest {
+            job_toml,
+            base_folder: folder.to_string_lossy().into_owned(),
+            workers,
+            fresh,
+            on_loss: policy.on_loss.on_wire().into(),
+            min_workers: policy.min_workers,
+            max_workers: policy.max_workers.unwrap_or(0),
+        };
+        let tried = format!("submitting {}", file.display());
+        let reply = client.submit(request).await;
+        Ok(reply.map_err(|status| refused(&tried, &status))?.into_inner())
+    }
+}
 
 pub(super) async fn submit(args: &SubmitArgs) -> Result<Exit, Failure> {
     let (job_toml, folder) = intake::read_job_file(&args.job)?;
@@ -15,18 +50,10 @@ pub(super) async fn submit(args: &SubmitArgs) -> Result<Exit, Failure> {
     proto::Job::parse(&job_toml)
         .map_err(|error| Failure::new(ExitCode::Usage, error.to_string()))?;
     let mut client = client(&args.connection).await?;
-    let request = v1::SubmitRequest {
-        job_toml,
-        base_folder: folder.to_string_lossy().into_owned(),
-        workers: args.workers,
-        fresh: args.fresh,
-        on_loss: args.policy.on_loss.on_wire().into(),
-        min_workers: args.policy.min_workers,
-        max_workers: args.policy.max_workers.unwrap_or(0),
-    };
-    let tried = format!("submitting {}", args.job.display());
-    let reply = client.submit(request).await.map_err(|status| refused(&tried, &status))?;
-    let v1::SubmitReply { job_id, resumed_from_step, already_finished } = reply.into_inner();
+    let SubmitArgs { workers, fresh, .. } = *args;
+    let order = Order { job_toml, folder: &folder, workers, fresh, policy: &args.policy };
+    let reply = order.hand_over(&mut client, &args.job).await?;
+    let v1::SubmitReply { job_id, resumed_from_step, already_finished } = reply;
     let text = match (already_finished, resumed_from_step) {
         (true, step) => format!(
             "job {job_id} has finished already, after step {step}; see `coordinator checkpoints {job_id}`, or start \

@@ -42,6 +42,8 @@ pub enum Action {
         session: SessionId,
         job: JobId,
         spec: Box<JobSpec>,
+        /// How many there would be with it.
+        workers: u32,
     },
     Answer {
         ticket: Ticket,
@@ -148,6 +150,8 @@ pub enum Plan {
         attempt: Generation,
     },
     Stop,
+    /// Wait for a moment behind the current step: a `Seal` is about to come.
+    Pause,
     /// Reports of steps up to this one need not be kept.
     Committed {
         step: u64,

@@ -160,6 +160,8 @@ pub struct StepDone {
     pub gradient_norm: f64,
     /// No member applied it.
     pub skipped: Option<NotFinite>,
+    /// All members wait behind this step.
+    pub paused: bool,
     pub times: PhaseTimes,
 }
 

@@ -71,18 +71,21 @@ impl Cluster {
             }
         }
         if !committed {
-            let (step, newest) = match self.job(&id) {
-                Some(job) => (right.state.step, job.newest_checkpoint_words()),
-                None => return true,
-            };
+            let step = right.state.step;
             let line = format!("step {step} may hold a share that was computed from wrong weights");
-            let text =
-                format!("{line}; computing again what followed the newest checkpoint; {newest}");
-            self.log(Some(&id), Level::Warn, text);
-            self.dissolve(&line);
-            self.go_back(&id);
+            self.compute_again(&id, &line);
         }
         committed
+    }
+
+    /// Gives the generation up; what followed the newest checkpoint is computed again, for this reason.
+    fn compute_again(&mut self, id: &JobId, line: &str) {
+        let Some(job) = self.job(id) else { return };
+        let newest = job.newest_checkpoint_words();
+        let text = format!("{line}; computing again what followed the newest checkpoint; {newest}");
+        self.log(Some(id), Level::Warn, text);
+        self.dissolve(line);
+        self.go_back(id);
     }
 
     /// No state has a majority: the steps since the newest checkpoint are computed again, which shows who was right.
@@ -106,7 +109,6 @@ impl Cluster {
                 .map(|party| format!("{} {}", names(membership, party), words(party.state))),
         );
         let line = format!("the members' states after step {step} differ: {held}");
-        let newest = job.newest_checkpoint_words();
         let crew = self.roster.crew(job.device_kind.as_deref(), &job.excluded).len();
         let too_few = job.shortage == Shortage::Fail && crew < job.workers as usize;
         if job.disputes >= DISPUTES_MAX || too_few {
@@ -115,10 +117,7 @@ impl Cluster {
         let Some(job) = self.job_mut(&id) else { return };
         job.disputes += 1;
         job.dispute = Some(Dispute { step, states, outcome: None });
-        let text = format!("{line}; computing again what followed the newest checkpoint; {newest}");
-        self.log(Some(&id), Level::Warn, text);
-        self.dissolve(&line);
-        self.go_back(&id);
+        self.compute_again(&id, &line);
     }
 
     /// What the step led to that members once disagreed about, if it is this one.

@@ -101,6 +101,7 @@ impl Cluster {
         let running = matches!(membership.progress, Progress::Running { .. });
         let plans = [
             (running && !active(Mutant::RunNotRepeated), Plan::Run),
+            (running && membership.pausing.is_some(), Plan::Pause),
             (running && membership.stopping, Plan::Stop),
             (seals && attempt.is_some(), Plan::Seal { attempt: attempt.unwrap_or(generation) }),
         ];
@@ -143,7 +144,7 @@ impl Cluster {
             self.record_parting(rank, Parting::Left, &line);
         }
         self.say_loss(&id, Level::Info, line);
-        self.seal_generation();
+        self.pause_generation();
     }
 
     /// Ends the session of a worker that wants to leave.
@@ -299,8 +300,9 @@ impl Cluster {
     /// Everything that is due because time went by.
     pub(super) fn expire(&mut self) {
         self.settle_absences();
-        self.acknowledge();
+        self.acknowledge_in_time();
         self.end_generation();
+        self.end_long_pause();
         for session in self.roster.silent(self.clock, LOST_AFTER) {
             self.lose(session, &format!("silent for {} ms", LOST_AFTER.as_millis()));
         }

@@ -28,6 +28,8 @@ pub(crate) struct Membership {
     pub(crate) progress: Progress,
     /// The members were asked to stop.
     pub(crate) stopping: bool,
+    /// They were asked to pause; since, on the lenient clock.
+    pub(crate) pausing: Option<Duration>,
     pub(crate) complaints: Vec<Complaint>,
     /// All have finished, with this step and model; since, on the lenient clock.
     pub(crate) ended: Option<(u64, String, Duration)>,
@@ -37,6 +39,8 @@ pub(crate) struct Membership {
     pub(crate) committed: u64,
     /// Members were told that steps up to this one are on record.
     pub(crate) acknowledged: u64,
+    /// When they last may have been told, on the lenient clock.
+    pub(crate) acknowledged_at: Duration,
     /// When a member last got on with its work, on the lenient clock.
     pub(crate) last_progress: Duration,
     /// Slow members were named in the log.
@@ -106,6 +110,8 @@ pub(crate) struct Agreed {
     pub(crate) gradient_norm: f64,
     /// Nobody applied it; whose contribution of what was not finite.
     pub(crate) skipped: Option<String>,
+    /// All members wait behind it.
+    pub(crate) paused: bool,
     pub(crate) times: Vec<(Name, PhaseTimes)>,
 }
 
@@ -113,7 +119,8 @@ impl Agreed {
     /// A step of which no more is known than where it led.
     pub(crate) fn unreported(step: u64, digest: Digest) -> Agreed {
         let (loss, correct, gradient_norm) = (f64::NAN, 0, f64::NAN);
-        Agreed { step, digest, loss, correct, gradient_norm, skipped: None, times: Vec::new() }
+        let (skipped, paused, times) = (None, false, Vec::new());
+        Agreed { step, digest, loss, correct, gradient_norm, skipped, paused, times }
     }
 }
 
@@ -168,11 +175,13 @@ impl Membership {
             seats: members.into_iter().map(seat).collect(),
             progress: Progress::Forming { since },
             stopping: false,
+            pausing: None,
             complaints: Vec::new(),
             ended: None,
             published: base_step,
             committed: base_step,
             acknowledged: base_step,
+            acknowledged_at: since,
             last_progress: since,
             named_stragglers: false,
             orphaned_since: None,
@@ -259,9 +268,10 @@ impl Membership {
 
     /// What one member reported, as if all had: they will.
     pub(crate) fn as_if_agreed(&self, report: &StepDone) -> Agreed {
-        let StepDone { step, digest, loss, correct, gradient_norm, skipped, .. } = report.clone();
-        let skipped = skipped.map(|not_finite| not_finite.sum);
-        Agreed { step, digest, loss, correct, gradient_norm, skipped, times: Vec::new() }
+        let StepDone { step, digest, loss, correct, gradient_norm, skipped, paused, .. } =
+            report.clone();
+        let (skipped, times) = (skipped.map(|not_finite| not_finite.sum), Vec::new());
+        Agreed { step, digest, loss, correct, gradient_norm, skipped, paused, times }
     }
 
     /// "worker w2: the gradient of conv1.weight", of those who contributed what is not finite.
@@ -376,8 +386,9 @@ impl Membership {
         let skipped = self.whose(&reports);
         let names = self.seats.iter().map(|seat| seat.member.name.clone());
         let times = names.zip(reports.iter().map(|report| report.times)).collect();
-        let StepDone { digest, loss, correct, gradient_norm, .. } = reports[0];
-        Ok(Taken::Agreed(Agreed { step, digest, loss, correct, gradient_norm, skipped, times }))
+        let StepDone { digest, loss, correct, gradient_norm, paused, .. } = reports[0];
+        let agreed = Agreed { step, digest, loss, correct, gradient_norm, skipped, paused, times };
+        Ok(Taken::Agreed(agreed))
     }
 
     /// A promise under an older number is late.

@@ -2,6 +2,7 @@
 
 use proto::identity::{Generation, JobId};
 use proto::mutant::{Mutant, active};
+use proto::wire::v1::Phase;
 
 use super::action::{Action, Level, Metric, Outcome, Plan, SealOrder, Shelf};
 use super::event::{Report, SessionId, StepDone, Tally};
@@ -9,7 +10,7 @@ use super::job::{CheckpointEntry, JobRun, Stage};
 use super::membership::{Agreed, Contradiction, Membership, Progress, Taken, joined};
 use super::record::Record;
 use super::roster::Warmth;
-use super::{Cause, Cluster, LAST_CHECKPOINT_WITHIN};
+use super::{ACKNOWLEDGE_EVERY, Cause, Cluster, LAST_CHECKPOINT_WITHIN};
 
 impl Cluster {
     pub(super) fn record(&mut self, session: SessionId, generation: Generation, report: Report) {
@@ -109,6 +110,7 @@ impl Cluster {
         let member = &membership.seats[rank].member;
         if let Some(worker) = self.roster.get_mut(member.session) {
             worker.step = worker.step.max(done.step);
+            worker.phase = Phase::Compute;
             let times = done.times;
             let spent = times.data_ns.saturating_add(times.forward_ns);
             let spent = spent.saturating_add(times.backward_ns);
@@ -130,6 +132,7 @@ impl Cluster {
             return Ok(());
         }
         job.broken_edges = 0;
+        let paused = agreed.paused;
         self.commit(&id, generation, &agreed);
         self.note_skipped(&id, &agreed);
         self.settle_dispute(&id, &agreed);
@@ -139,6 +142,9 @@ impl Cluster {
             self.acknowledge();
         }
         self.seal_due(&id);
+        if paused {
+            self.seal_generation();
+        }
         Ok(())
     }
 
@@ -153,8 +159,17 @@ impl Cluster {
         self.push(Action::Publish { job: id.clone(), metric });
     }
 
-    /// Tells the members which reports they need not keep. On a tick, when what was committed before it is published.
-    pub(super) fn acknowledge(&mut self) {
+    /// Time for `acknowledge`. On a tick, when what was committed before it is published.
+    pub(super) fn acknowledge_in_time(&mut self) {
+        let Some(membership) = &mut self.membership else { return };
+        if self.clock.saturating_sub(membership.acknowledged_at) >= ACKNOWLEDGE_EVERY {
+            membership.acknowledged_at = self.clock;
+            self.acknowledge();
+        }
+    }
+
+    /// Tells the members which reports they need not keep.
+    fn acknowledge(&mut self) {
         let Some(membership) = &self.membership else { return };
         let Some(job) = self.job(&membership.job) else { return };
         let (step, generation) = (job.watermark.step, membership.generation);

@@ -47,6 +47,9 @@ pub enum Record {
         #[serde(default)]
         policy: Policy,
         shortage: Shortage,
+        /// By itself, when nobody held its state any more: it does not wait for as many workers as at its start.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        went_back: bool,
         checkpoints: Vec<CheckpointEntry>,
     },
     Formed {
@@ -208,7 +211,7 @@ impl Cluster {
                 membership.carried = *carried;
                 self.membership = Some(membership);
             }
-            Record::Resumed { job, workers, policy, shortage, checkpoints } => {
+            Record::Resumed { job, workers, policy, shortage, went_back, checkpoints } => {
                 let base = base_of(checkpoints)?;
                 self.membership.take_if(|membership| membership.job.as_str() == job);
                 let run = self.replayed(job)?;
@@ -216,6 +219,7 @@ impl Cluster {
                 run.rewind(base);
                 run.chain.resume(base.step);
                 (run.workers, run.policy, run.shortage) = (*workers, *policy, *shortage);
+                run.went_back = *went_back;
                 run.stage = Stage::Queued;
             }
             Record::Committed { job, step, digest, chain, skipped, .. } => {

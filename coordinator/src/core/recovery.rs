@@ -12,7 +12,8 @@ use super::event::SessionId;
 use super::job::{JobRun, Mark, Shortage, Stage};
 use super::membership::{Agreed, Membership, Progress, Seat, Standing, joined};
 use super::roster::{Warmth, Worker};
-use super::{Cause, Cluster, EDGE_RETRIES, GROW_AFTER, Outcome, RETURN_WITHIN, WARM_TOGETHER};
+use super::{Cause, Cluster, EDGE_RETRIES, GROW_AFTER, Outcome, PAUSE_TO_LEAVE};
+use super::{RETURN_WITHIN, WARM_TOGETHER};
 
 impl Cluster {
     /// Tells the members to give the current generation up and to keep what they hold.
@@ -30,6 +31,36 @@ impl Cluster {
         for session in members {
             let plan = Plan::Seal { attempt: next };
             self.push(Action::Send { session, generation, plan });
+        }
+    }
+
+    /// Has the members wait behind the step at hand, and seals them there: a change of members that is no loss throws nothing
+    /// away. All that they owe is a vote, so nothing hangs on it.
+    pub(super) fn pause_generation(&mut self) {
+        let clock = self.clock;
+        let Some(membership) = &mut self.membership else { return };
+        if !matches!(membership.progress, Progress::Running { .. }) {
+            return self.seal_generation();
+        }
+        if membership.pausing.is_some() {
+            return;
+        }
+        membership.pausing = Some(clock);
+        let generation = membership.generation;
+        let members: Vec<SessionId> = membership.here().map(|seat| seat.member.session).collect();
+        for session in members {
+            self.push(Action::Send { session, generation, plan: Plan::Pause });
+        }
+    }
+
+    /// Whoever wants to leave does not wait for a long step.
+    pub(super) fn end_long_pause(&mut self) {
+        let Some(membership) = &self.membership else { return };
+        let leaves =
+            |seat: &Seat| self.roster.get(seat.member.session).is_some_and(|one| one.leaving);
+        let long = |since| self.clock.saturating_sub(since) > PAUSE_TO_LEAVE;
+        if membership.pausing.is_some_and(long) && membership.here().any(leaves) {
+            self.seal_generation();
         }
     }
 
@@ -269,7 +300,8 @@ impl Cluster {
             .seats
             .iter()
             .any(|seat| seat.finished.is_some() || seat.applied + 1 >= job.total_steps());
-        if room == 0 || membership.stopping || job.stop_wanted || ending {
+        let changing = membership.stopping || membership.pausing.is_some();
+        if room == 0 || changing || job.stop_wanted || ending {
             return;
         }
         let eligible = self.roster.crew(job.device_kind.as_deref(), &job.excluded);
@@ -294,17 +326,18 @@ impl Cluster {
         };
         let all_warm = cold.is_empty() && newcomers.iter().filter(soon).count() == 0;
         let (id, spec) = (job.id.clone(), job.spec.clone());
+        let workers = (membership.seats.len() + newcomers.len()) as u32;
         let names = joined(first.iter().cloned().chain(warm));
         for session in cold {
             if let Some(worker) = self.roster.get_mut(session) {
                 worker.warmth = Warmth::Asked(id.clone(), clock);
             }
             let spec = Box::new(spec.clone());
-            self.push(Action::Warm { session, job: id.clone(), spec });
+            self.push(Action::Warm { session, job: id.clone(), spec, workers });
         }
         if first.is_some() && all_warm && settled {
             self.log(Some(&id), Level::Info, format!("job {id} takes in {names}"));
-            self.seal_generation();
+            self.pause_generation();
         }
     }
 

@@ -156,6 +156,7 @@ impl Cluster {
             workers: job.workers,
             policy: job.policy,
             shortage: job.shortage,
+            went_back: job.went_back,
             checkpoints: entries,
         };
         let complete = step >= job.total_steps();

@@ -103,6 +103,13 @@ impl Script {
         sessions.iter().flat_map(|&session| self.report(session, done(step))).collect()
     }
 
+    /// All members report the step, behind which they wait.
+    fn pause(&mut self, sessions: &[SessionId], step: u64) -> Vec<Action> {
+        let Report::StepDone(done) = done(step) else { unreachable!("it is a step") };
+        let report = Report::StepDone(StepDone { paused: true, ..done });
+        sessions.iter().flat_map(|&session| self.report(session, report.clone())).collect()
+    }
+
     /// All members report their share of a perfect evaluation but for `wrong` images.
     fn evaluate(&mut self, sessions: &[SessionId], step: u64, wrong: u64) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -142,12 +149,12 @@ impl Script {
         (script, members)
     }
 
-    /// Time goes by in ticks, with the heartbeats of the live workers.
+    /// Time goes by in ticks, more than there would be, with the heartbeats of the live workers.
     fn pass(&mut self, milliseconds: u64) -> Vec<Action> {
         let mut actions = Vec::new();
         for tick in 1..=milliseconds / 100 {
-            self.now += TICK;
-            if tick % 2 == 0 {
+            self.now += Duration::from_millis(100);
+            if tick % 5 == 0 {
                 for session in self.beating.clone() {
                     actions.extend(self.beat(session, 0, Phase::Compute));
                 }
@@ -210,6 +217,7 @@ fn done(step: u64) -> Report {
         correct: 9,
         gradient_norm: 1.5,
         skipped: None,
+        paused: false,
         times,
     })
 }

@@ -24,6 +24,7 @@ pub fn plan(plan: Plan) -> Kind {
         Plan::Run => Kind::Run(v1::Run {}),
         Plan::Seal { attempt } => Kind::Seal(v1::Seal { attempt: attempt.0 }),
         Plan::Stop => Kind::Stop(v1::Stop {}),
+        Plan::Pause => Kind::Pause(v1::Pause {}),
         Plan::Committed { step } => Kind::Committed(v1::Committed { step }),
         Plan::Abandon { reason } => Kind::Abandon(v1::Abandon { reason }),
         Plan::Release => Kind::Release(v1::Release {}),
@@ -58,12 +59,13 @@ pub fn form(formation: &Formation, rank: usize, exchange_key: &[u8; 32]) -> Kind
 }
 
 /// To a worker that may be needed soon.
-pub fn warm(job: &JobId, spec: &JobSpec) -> Kind {
+pub fn warm(job: &JobId, spec: &JobSpec, workers: u32) -> Kind {
     Kind::Warm(v1::Warm {
         job_id: job.to_string(),
         job_toml: spec.toml.clone(),
         data_path: spec.job.data.path.to_string_lossy().into_owned(),
         dataset_fingerprint: unhex(&spec.dataset.fingerprint).expect("it was written by `hex`"),
+        workers,
     })
 }
 

@@ -10,6 +10,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use proto::identity::Name;
+use proto::parent::die_with_this_process;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinSet;
@@ -63,6 +64,7 @@ impl Crew {
             command.arg("--name").arg(worker.as_str());
             command.arg("--threads").arg(plan.threads.to_string());
             command.args(["--wait", "0"]);
+            command.args(die_with_this_process());
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
             command.kill_on_drop(true);
             // Ctrl-C is for this process, which ends the workers in good order.

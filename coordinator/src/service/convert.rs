@@ -54,7 +54,8 @@ pub fn report(report: v1::Report) -> Result<(Generation, Report), Status> {
             Report::Ready { step, digest: self::digest(&digest)? }
         }
         Kind::StepDone(done) => {
-            let v1::StepDone { step, digest, loss, correct, times, gradient_norm, skipped } = done;
+            let v1::StepDone { step, digest, loss, correct, times, .. } = done;
+            let v1::StepDone { gradient_norm, skipped, paused, .. } = done;
             let (digest, times) = (self::digest(&digest)?, times.unwrap_or_default());
             let skipped = skipped.map(|v1::NotFinite { sum, own }| NotFinite {
                 sum: words(&sum),
@@ -67,6 +68,7 @@ pub fn report(report: v1::Report) -> Result<(Generation, Report), Status> {
                 correct,
                 gradient_norm,
                 skipped,
+                paused,
                 times,
             })
         }

@@ -4,6 +4,7 @@
 
 mod augment;
 mod conv;
+mod digest;
 mod elementwise;
 mod erase;
 mod linear;

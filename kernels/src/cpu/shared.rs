@@ -47,12 +47,12 @@ impl SharedMemory {
         Ok(SharedMemory::of(MmapRaw::from(pages), true))
     }
 
-    /// Maps what another process created with this length.
+    /// Maps the first `len` values of what another process created.
     pub fn open(file: File, len: usize) -> io::Result<SharedMemory> {
-        if !is_sealed(&file)? || file.metadata()?.len() != bytes(len) as u64 {
+        if !is_sealed(&file)? || file.metadata()?.len() < bytes(len) as u64 {
             return Err(io::Error::other("it is no shared memory of the expected length"));
         }
-        let map = MmapOptions::new().map_raw_read_only(&file)?;
+        let map = MmapOptions::new().len(bytes(len)).map_raw_read_only(&file)?;
         Ok(SharedMemory { file: Some(file), ..SharedMemory::of(map, false) })
     }
 
@@ -77,6 +77,16 @@ impl SharedMemory {
         assert!(!lent.iter().any(meets), "{span:?} meets another buffer of {lent:?}");
         lent.push(span);
         Buffer::shared(Arc::clone(self), span)
+    }
+
+    /// Every part may be a buffer again. Who has this as the only owner knows that none is left.
+    pub fn take_back(&mut self) {
+        self.lent.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Values that it has room for.
+    pub fn capacity(&self) -> usize {
+        self.map.len() / size_of::<f32>()
     }
 
     /// The `len` values from index `at` on, at a time when nobody writes them.
@@ -105,7 +115,7 @@ impl SharedMemory {
     }
 
     fn pointer(&self, at: usize, len: usize) -> *mut f32 {
-        let capacity = self.map.len() / size_of::<f32>();
+        let capacity = self.capacity();
         assert!(at <= capacity && len <= capacity - at, "{len} values at {at} of {capacity}");
         self.map.as_mut_ptr().cast::<f32>().wrapping_add(at)
     }

@@ -95,12 +95,12 @@ impl CpuDevice {
     }
 
     /// `task(part)` of each part of `part_len` elements, in their order; the last may be shorter.
-    pub(super) fn map(
+    pub(super) fn map<T: Send>(
         &self,
         cost: Cost,
         (data, part_len): (&[f32], usize),
-        into: &mut [f64],
-        task: impl Fn(&[f32]) -> f64 + Sync,
+        into: &mut [T],
+        task: impl Fn(&[f32]) -> T + Sync,
     ) {
         debug_assert_eq!(data.len().div_ceil(part_len), into.len());
         if self.is_serial(cost) {

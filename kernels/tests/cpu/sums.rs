@@ -122,3 +122,26 @@ fn the_first_value_that_is_no_number_is_found_wherever_it_stands() {
         assert_eq!(first_non_finite(&device, View::Cpu(&values)).unwrap(), Some(index));
     }
 }
+
+#[test]
+fn a_digest_tells_a_flipped_bit_wherever_it_is_on_any_number_of_threads() {
+    // Several groups of blocks, and a last block that is short.
+    let len = 4_300_001;
+    let digest_of = |device: &Device, values: &[f32]| {
+        let mut buffer = device.alloc(values.len());
+        buffer.write(buffer.span(), values);
+        ops::digest(device, [&buffer, &device.alloc(3)].into_iter())
+    };
+    let mut values = Numbers::new(11).vec(len);
+    let whole = digest_of(&device(1), &values);
+    for (name, device) in crate::support::all_devices() {
+        assert_eq!(digest_of(&device, &values), whole, "{name}");
+    }
+    for index in [0, 16_383, 16_384, 4_194_304, len - 1] {
+        let kept = values[index];
+        values[index] = f32::from_bits(kept.to_bits() ^ 1);
+        assert_ne!(digest_of(&device(2), &values), whole, "{index}");
+        values[index] = kept;
+    }
+    assert_eq!(digest_of(&device(2), &values), whole);
+}

@@ -6,8 +6,10 @@ use proto::mutant::{Mutant, active};
 use proto::wire::v1::{self, Phase, TroubleKind, report::Kind};
 use worker::conduct::Mark;
 
-use super::{Stage, Work, unreadable};
+use super::{Stage, Then, Work, unreadable};
 use crate::checker::{Check, Invariant, digest_after, ensure, first_digest, next_digest};
+use crate::exchange::Votes;
+use crate::time::Millis;
 use crate::world::World;
 
 impl World {
@@ -27,27 +29,27 @@ impl World {
             (Work::Prepared, Stage::Preparing) => self.connect(index, generation),
             (Work::HandedOver, Stage::Preparing) => return self.take_over(index),
             (Work::Computed { step }, Stage::Training(current)) if step == current => {
-                let stop = member.stop;
+                let votes = member.votes;
                 let Some(held) = worker.held else { return Ok(()) };
                 self.checker.contributes(worker.incarnation(), generation.0)?;
                 let Some(exchange) = self.exchanges.get_mut(&generation) else { return Ok(()) };
-                let reduced = exchange.contribute(step, rank, Digest(held.digest), stop);
+                let reduced = exchange.contribute(step, rank, Digest(held.digest), votes);
                 let members = exchange.members.clone();
                 if let Some(reduced) = reduced {
                     self.checker.reduced(generation.0, step, &reduced.from)?;
                     for (other, life) in members {
                         if self.workers[other].life == life {
-                            let (delay, stop) = (1 + self.draws.below(15), reduced.stop);
-                            self.work_of(other, generation, delay, Work::Apply { step, stop });
+                            let (delay, votes) = (1 + self.draws.below(15), reduced.votes);
+                            self.work_of(other, generation, delay, Work::Apply { step, votes });
                         }
                     }
                 }
             }
-            (Work::Apply { step, stop }, Stage::Training(current)) if step == current => {
-                self.apply(index, generation, step, stop);
+            (Work::Apply { step, votes }, Stage::Training(current)) if step == current => {
+                self.apply(index, generation, step, votes);
             }
-            (Work::FollowUp { step, evaluation, checkpoint, end }, Stage::Training(_)) => {
-                self.follow_up(index, step, (evaluation, checkpoint, end));
+            (Work::FollowUp { step, evaluation, checkpoint, then }, Stage::Training(_)) => {
+                self.follow_up(index, step, (evaluation, checkpoint), then);
             }
             (Work::EdgeBroke, Stage::Preparing | Stage::Ready | Stage::Training(_)) => {
                 member.stage = Stage::Broken;
@@ -134,13 +136,19 @@ impl World {
         Ok(())
     }
 
-    fn apply(&mut self, index: usize, generation: Generation, step: u64, stop: bool) {
+    fn apply(&mut self, index: usize, generation: Generation, step: u64, votes: Votes) {
         let worker = &mut self.workers[index];
         let Some(held) = &mut worker.held else { return };
         let digest = next_digest(Digest(held.digest), step).0;
         *held = Mark { generation, step, digest };
         worker.step = step;
         let forward_ns = worker.pace * 1_000_000;
+        let then = match votes {
+            Votes { stop: true, .. } => Then::End,
+            _ if step == self.total => Then::End,
+            Votes { pause: true, .. } => Then::Pause,
+            Votes { .. } => Then::Train,
+        };
         let done = v1::StepDone {
             step,
             digest: digest.to_vec(),
@@ -148,21 +156,22 @@ impl World {
             correct: 1,
             gradient_norm: 1.0,
             skipped: None,
+            paused: then == Then::Pause,
             times: Some(v1::PhaseTimes { forward_ns, ..v1::PhaseTimes::default() }),
         };
         self.say(index, Kind::StepDone(done));
-        let end = stop || step == self.total;
         let evaluation = self.timeline.evaluates_after(step);
-        let checkpoint = self.timeline.checkpoints_after(step) || end;
+        let checkpoint = self.timeline.checkpoints_after(step) || then == Then::End;
         let delay = if evaluation { 1 + self.draws.below(40) } else { 0 };
-        self.work(index, delay, Work::FollowUp { step, evaluation, checkpoint, end });
+        self.work(index, delay, Work::FollowUp { step, evaluation, checkpoint, then });
     }
 
     fn follow_up(
         &mut self,
         index: usize,
         step: u64,
-        (evaluation, checkpoint, end): (bool, bool, bool),
+        (evaluation, checkpoint): (bool, bool),
+        then: Then,
     ) {
         let (Some(held), Some(member)) = (self.workers[index].held, &self.workers[index].member)
         else {
@@ -180,18 +189,23 @@ impl World {
             self.say(index, Kind::Evaluated(evaluated));
         }
         if checkpoint {
-            self.upload(index, step, Digest(held.digest), end);
+            self.upload(index, step, Digest(held.digest), then == Then::End);
         }
         let worker = &mut self.workers[index];
         let pace = worker.pace;
         let Some(member) = &mut worker.member else { return };
-        if end {
+        if then == Then::End {
             member.stage = Stage::Ended;
             member.last = Some((step, Digest(held.digest)));
             return;
         }
         member.stage = Stage::Training(step + 1);
-        let delay = pace * u64::from(slices) + self.draws.below(5);
+        member.votes.pause &= then != Then::Pause;
+        let rest = if then == Then::Pause { PAUSE } else { 0 };
+        let delay = rest + pace * u64::from(slices) + self.draws.below(5);
         self.work(index, delay, Work::Computed { step: step + 1 });
     }
 }
+
+/// How long the real worker waits behind a step for the end of its generation.
+const PAUSE: Millis = 1000;

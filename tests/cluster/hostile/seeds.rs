@@ -77,7 +77,8 @@ fn done(step: u64) -> Report {
     let (loss, correct, gradient_norm) = (0.5, 3, 1.5);
     let (sum, own) = ("the gradient of fc.weight".to_owned(), String::new());
     let skipped = step.is_multiple_of(2).then_some(v1::NotFinite { sum, own });
-    let done = v1::StepDone { step, digest, loss, correct, times, gradient_norm, skipped };
+    let paused = step == 3;
+    let done = v1::StepDone { step, digest, loss, correct, times, gradient_norm, skipped, paused };
     Report::StepDone(done)
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::BenchError;
 use super::pace::{READY, Round};
 use crate::collective::{
-    Abort, Collective, Group, Listener, Peer, TcpExchange, Transport, subtrees,
+    Abort, Collective, Group, Listener, Peer, Reserve, TcpExchange, Transport, subtrees,
 };
 
 /// Running members. They end when this is dropped.
@@ -143,7 +143,8 @@ pub(super) fn meet(
         timeout: TIMEOUT,
         transport,
     };
-    let exchange = TcpExchange::connect(&listener, group, Abort::new(), None)?;
+    let exchange =
+        TcpExchange::connect((&listener, &mut Reserve::default()), group, Abort::new(), None)?;
     let run = |rank| first_slice(rank)..first_slice(rank + 1);
     let partials = (0..world).map(|rank| subtrees(run(rank)).len()).sum();
     Ok(Connected { exchange: Box::new(exchange), partials })

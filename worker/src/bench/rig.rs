@@ -123,15 +123,15 @@ impl Rig {
             label_smoothing: 0.0,
             grad_scale: *grad_scale,
         };
-        // Nobody votes here: that total is not written by the passes.
-        let votes = Span::new(model.layout().totals().start + Total::StopVotes as usize, 1);
+        // Nobody votes here: these totals are not written by the passes.
+        let votes = Span::new(model.layout().totals().start + Total::StopVotes as usize, 2);
         for slot in &mut *slots {
             model.load(0, pixels, crops, &[0.5; 4][..channels], &[0.25; 4][..channels]);
             lap(&mut phases.load);
             model.forward();
             model.loss(&targets, slot);
             lap(&mut phases.forward);
-            slot.write(votes, &[0.0]);
+            slot.write(votes, &[0.0; 2]);
             match peers {
                 None => model.backward(slot, &[], &mut |_, _| {}),
                 Some(peers) => peers.backward(model, buckets, slot)?,
@@ -154,7 +154,7 @@ impl Rig {
         lap(&mut phases.update);
         model.pack();
         lap(&mut phases.pack);
-        std::hint::black_box(digest(model, None));
+        std::hint::black_box(digest(model, None)?);
         lap(&mut phases.digest);
         Ok(phases)
     }

@@ -1,16 +1,18 @@
 //! A training state on its way from the members that hold it to those that don't, over the connections of a new generation
-//! and before its first frame. Every holder sends one part of each buffer, so that many share the work. Knows no model: a
-//! state is a row of buffers that all members have in the same order.
+//! and before its first frame. Every holder sends one part of each buffer, so that many share the work. To a member of its own
+//! machine it sends none, but shows where in its memory for gradients, which nobody needs yet, it has put its parts. Knows no
+//! model: a state is a row of buffers that all members have in the same order.
 //!
 //! Holders and receivers go through each other in rising rank order, so no ring of waiting peers can come about.
 
-use std::io::{self, Read, Write};
+mod line;
+
 use std::net::TcpStream;
 use std::ops::Range;
-use std::time::{Duration, Instant};
 
-use super::handshake::is_timeout;
+use super::memory::{Offer, Shelf};
 use super::{Abort, CollectiveError, Group};
+use line::Line;
 
 /// What is handed over, and by whom.
 #[derive(Debug)]
@@ -21,49 +23,103 @@ pub struct Handover<'a> {
     pub buffers: Vec<&'a mut [f32]>,
 }
 
+/// Where it goes.
+pub(super) struct Way<'a> {
+    /// By rank; `None` at this one's.
+    pub(super) sockets: &'a [Option<TcpStream>],
+    pub(super) group: &'a Group,
+    pub(super) abort: &'a Abort,
+    /// The memory for gradients, which is not in use yet.
+    pub(super) shelf: &'a Shelf,
+}
+
 /// Carries the state over; returns when this rank has sent, or received and checked, all of its parts.
-pub(super) fn run(
-    handover: Handover<'_>,
-    sockets: &[Option<TcpStream>],
-    group: &Group,
-    abort: &Abort,
-) -> Result<(), CollectiveError> {
-    let Handover { holders, mut buffers } = handover;
-    let own = group.rank as u32;
-    let line = |rank: u32| Line {
-        socket: sockets[rank as usize].as_ref().expect("every other rank has a connection"),
-        peer: &group.peers[rank as usize].name,
-        abort,
-        heard: Instant::now(),
-    };
-    match holders.iter().position(|holder| *holder == own) {
+pub(super) fn run(handover: Handover<'_>, way: &Way<'_>) -> Result<(), CollectiveError> {
+    let Handover { holders, buffers } = handover;
+    match holders.iter().position(|holder| *holder == way.group.rank as u32) {
         Some(number) => {
-            let lacking = (0..group.peers.len() as u32).filter(|rank| !holders.contains(rank));
-            for rank in lacking {
-                let mut line = line(rank);
-                line.begin()?;
-                for buffer in &buffers {
-                    let part = part(buffer.len(), number, holders.len());
-                    for values in buffer[part].chunks(CHUNK_LEN) {
-                        line.send(bytemuck::cast_slice(values))?;
-                    }
-                }
-            }
+            let parts = buffers.iter().map(|buffer| {
+                let part = part(buffer.len(), number, holders.len());
+                &buffer[part]
+            });
+            hand_out(holders, &parts.collect::<Vec<_>>(), way)
         }
-        None => {
-            for (number, &rank) in holders.iter().enumerate() {
-                let mut line = line(rank);
-                line.begin()?;
-                for buffer in &mut buffers {
-                    let part = part(buffer.len(), number, holders.len());
-                    for values in buffer[part].chunks_mut(CHUNK_LEN) {
-                        line.receive(bytemuck::cast_slice_mut(values))?;
-                    }
-                }
-            }
+        None => take_in(holders, buffers, way),
+    }
+}
+
+/// This holder's parts go to all who lack them.
+fn hand_out(holders: &[u32], parts: &[&[f32]], way: &Way<'_>) -> Result<(), CollectiveError> {
+    let lacking: Vec<u32> =
+        (0..way.group.peers.len() as u32).filter(|rank| !holders.contains(rank)).collect();
+    let near = |rank: &u32| way.line(*rank).is_local();
+    let shown = if lacking.iter().any(near) { show(way.shelf, parts) } else { None };
+    for rank in lacking {
+        let mut line = way.line(rank);
+        line.begin()?;
+        if line.offer(shown.filter(|_| near(&rank)))? {
+            line.wait_until_copied()?;
+            continue;
+        }
+        for values in parts.iter().flat_map(|part| part.chunks(CHUNK_LEN)) {
+            line.send(bytemuck::cast_slice(values))?;
         }
     }
     Ok(())
+}
+
+/// Puts the parts where others of this machine find them, one behind the other, if there is room.
+fn show(shelf: &Shelf, parts: &[&[f32]]) -> Option<Offer> {
+    let offer = shelf.offer()?;
+    let (mut at, end) =
+        (Shelf::START, Shelf::START + parts.iter().map(|part| part.len()).sum::<usize>());
+    if end > shelf.memory().capacity() {
+        return None;
+    }
+    for part in parts {
+        shelf.memory().write(at, part.len(), |into| into.copy_from_slice(part));
+        at += part.len();
+    }
+    Some(offer)
+}
+
+/// Fills the buffers with the parts of all holders.
+fn take_in(
+    holders: &[u32],
+    mut buffers: Vec<&mut [f32]>,
+    way: &Way<'_>,
+) -> Result<(), CollectiveError> {
+    for (number, &rank) in holders.iter().enumerate() {
+        let mut line = way.line(rank);
+        line.begin()?;
+        let parts = buffers.iter_mut().map(|buffer| {
+            let part = part(buffer.len(), number, holders.len());
+            &mut buffer[part]
+        });
+        let mut parts: Vec<&mut [f32]> = parts.collect();
+        let end = Shelf::START + parts.iter().map(|part| part.len()).sum::<usize>();
+        if let Some(memory) = line.accept(end)? {
+            let mut at = Shelf::START;
+            for part in &mut parts {
+                part.copy_from_slice(memory.values(at, part.len()));
+                at += part.len();
+            }
+            line.say_copied()?;
+            continue;
+        }
+        for values in parts.into_iter().flat_map(|part| part.chunks_mut(CHUNK_LEN)) {
+            line.receive(bytemuck::cast_slice_mut(values))?;
+        }
+    }
+    Ok(())
+}
+
+impl<'a> Way<'a> {
+    fn line(&self, rank: u32) -> Line<'a> {
+        let socket = self.sockets[rank as usize].as_ref();
+        let socket = socket.expect("every other rank has a connection");
+        Line::new(socket, &self.group.peers[rank as usize].name, self.abort)
+    }
 }
 
 /// What the `number`-th of `holders` sends of a buffer.
@@ -71,96 +127,16 @@ fn part(len: usize, number: usize, holders: usize) -> Range<usize> {
     len * number / holders..len * (number + 1) / holders
 }
 
-/// One connection, used in one direction.
-struct Line<'a> {
-    socket: &'a TcpStream,
-    peer: &'a str,
-    abort: &'a Abort,
-    /// When the peer last took or gave something.
-    heard: Instant,
-}
-
-impl Line<'_> {
-    /// From now on the socket looks up often enough to see an abort.
-    fn begin(&mut self) -> Result<(), CollectiveError> {
-        let set = self.socket.set_read_timeout(Some(LOOK_UP));
-        set.and_then(|()| self.socket.set_write_timeout(Some(LOOK_UP)))
-            .map_err(|error| self.lost(&error.to_string()))
-    }
-
-    fn send(&mut self, payload: &[u8]) -> Result<(), CollectiveError> {
-        self.write(&crc32fast::hash(payload).to_le_bytes())?;
-        self.write(payload)
-    }
-
-    fn receive(&mut self, payload: &mut [u8]) -> Result<(), CollectiveError> {
-        let mut crc = [0; 4];
-        self.read(&mut crc)?;
-        self.read(payload)?;
-        if crc32fast::hash(payload) == u32::from_le_bytes(crc) {
-            return Ok(());
-        }
-        let what = "a part of the state arrived with another checksum".to_owned();
-        Err(CollectiveError::BadFrame { peer: self.peer.to_owned(), what })
-    }
-
-    fn write(&mut self, mut bytes: &[u8]) -> Result<(), CollectiveError> {
-        while !bytes.is_empty() {
-            let mut socket = self.socket;
-            let written = socket.write(bytes);
-            bytes = &bytes[self.moved(written)?..];
-        }
-        Ok(())
-    }
-
-    fn read(&mut self, bytes: &mut [u8]) -> Result<(), CollectiveError> {
-        let mut filled = 0;
-        while filled < bytes.len() {
-            let mut socket = self.socket;
-            let read = socket.read(&mut bytes[filled..]);
-            filled += self.moved(read)?;
-        }
-        Ok(())
-    }
-
-    /// How far one call got; 0 when the peer only made us wait.
-    fn moved(&mut self, result: io::Result<usize>) -> Result<usize, CollectiveError> {
-        if let Some(reason) = self.abort.reason() {
-            return Err(CollectiveError::Aborted { reason: reason.to_owned() });
-        }
-        match result {
-            Ok(0) => Err(self.lost("connection closed")),
-            Ok(count) => {
-                self.heard = Instant::now();
-                Ok(count)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-            Err(error) if is_timeout(&error) && self.heard.elapsed() < SILENCE_MAX => Ok(0),
-            Err(error) if is_timeout(&error) => {
-                Err(self.lost(&format!("silent for {SILENCE_MAX:?}")))
-            }
-            Err(error) => Err(self.lost(&error.to_string())),
-        }
-    }
-
-    fn lost(&self, cause: &str) -> CollectiveError {
-        let cause = format!("while the state was handed over: {cause}");
-        CollectiveError::PeerLost { peer: self.peer.to_owned(), step: 0, bucket: 0, cause }
-    }
-}
-
 /// Values that share a checksum: 1 MiB.
 const CHUNK_LEN: usize = 1 << 18;
-/// A socket's wait before it looks whether the generation was given up.
-const LOOK_UP: Duration = Duration::from_millis(50);
-/// A peer that moves nothing for so long is given up. It may have to wait for others to be served.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::Reserve;
     use super::super::{Peer, Transport};
     use super::*;
     use std::net::TcpListener;
+    use std::time::Duration;
 
     fn group(rank: usize, world: usize) -> Group {
         let peer = |rank| Peer {
@@ -199,7 +175,15 @@ mod tests {
 
     #[test]
     fn everybody_ends_with_the_holders_state() {
-        let world = 4;
+        // Through sockets, through memory, and some this way, some that.
+        for rooms in [[0; 4], [4 * CHUNK_LEN; 4], [0, 4 * CHUNK_LEN, 0, 100]] {
+            hands_over(rooms);
+        }
+    }
+
+    /// Each of four members has memory for so many gradients.
+    fn hands_over(rooms: [usize; 4]) {
+        let world = rooms.len();
         let holders = [1, 3];
         let state: Vec<f32> = (0..3 * CHUNK_LEN + 7).map(|i| i as f32).collect();
         let small = [1.5f32];
@@ -213,7 +197,12 @@ mod tests {
                 std::thread::spawn(move || {
                     let buffers = vec![&mut big[..], &mut little[..]];
                     let handover = Handover { holders: &holders, buffers };
-                    run(handover, &sockets, &group(rank, world), &Abort::new()).unwrap();
+                    let shelf = match rooms[rank] {
+                        0 => Shelf::private(world, 1),
+                        room => Shelf::new(world, room, &mut Reserve::default()),
+                    };
+                    let (group, abort) = (&group(rank, world), &Abort::new());
+                    run(handover, &Way { sockets: &sockets, group, abort, shelf: &shelf }).unwrap();
                     (big, little)
                 })
             })
@@ -229,16 +218,19 @@ mod tests {
         let mut sockets = mesh(2);
         let mine = sockets.remove(0);
         drop(sockets);
-        let mut state = [0.0f32; 9];
-        let handover = Handover { holders: &[1], buffers: vec![&mut state[..]] };
-        let error = run(handover, &mine, &group(0, 2), &Abort::new()).unwrap_err();
+        let (group, shelf) = (&group(0, 2), &Shelf::private(2, 1));
+        let receive = |sockets: &[Option<TcpStream>], abort: &Abort| {
+            let mut state = [0.0f32; 9];
+            let handover = Handover { holders: &[1], buffers: vec![&mut state[..]] };
+            run(handover, &Way { sockets, group, abort, shelf }).unwrap_err()
+        };
+        let error = receive(&mine, &Abort::new());
         assert_eq!(error.culprit(), Some("w1"), "{error}");
 
         let sockets = mesh(2);
         let abort = Abort::new();
         abort.abort("enough");
-        let handover = Handover { holders: &[1], buffers: vec![&mut state[..]] };
-        let error = run(handover, &sockets[0], &group(0, 2), &abort).unwrap_err();
+        let error = receive(&sockets[0], &abort);
         assert!(matches!(error, CollectiveError::Aborted { .. }), "{error}");
     }
 }

@@ -203,7 +203,7 @@ fn nonce() -> io::Result<[u8; NONCE_LEN]> {
 }
 
 const MAGIC: [u8; 8] = *b"rxchange";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const NONCE_LEN: usize = 16;
 pub const HELLO_LEN: usize = 44;
 const PROOF_LEN: usize = 32;

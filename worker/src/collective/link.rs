@@ -111,10 +111,7 @@ impl Link {
 
     /// The peer may be on this machine: both ends have the same address.
     pub(super) fn is_local(&self) -> bool {
-        match (self.socket.local_addr(), self.socket.peer_addr()) {
-            (Ok(own), Ok(peer)) => own.ip() == peer.ip(),
-            _ => false,
-        }
+        is_local(&self.socket)
     }
 
     /// Queues a frame. One to a connection that is already broken is dropped: its reader reports the break.
@@ -283,6 +280,13 @@ fn read_values(
 fn read_payload(mut socket: &TcpStream, payload: &mut [u8], crc: u32) -> Result<(), ReadError> {
     socket.read_exact(payload)?;
     if crc32fast::hash(payload) == crc { Ok(()) } else { Err(FrameError::PayloadCrc.into()) }
+}
+
+pub(super) fn is_local(socket: &TcpStream) -> bool {
+    match (socket.local_addr(), socket.peer_addr()) {
+        (Ok(own), Ok(peer)) => own.ip() == peer.ip(),
+        _ => false,
+    }
 }
 
 fn describe(error: &io::Error) -> String {

@@ -39,6 +39,7 @@ use kernels::Buffer;
 pub use abort::Abort;
 pub use error::CollectiveError;
 pub use handover::Handover;
+pub use memory::Reserve;
 pub use mesh::Listener;
 pub use solo::Solo;
 pub use tcp::TcpExchange;

@@ -14,10 +14,10 @@ use super::buffer::Pool;
 use super::calls::Calls;
 use super::engine::{Engine, Event};
 use super::gather::{Gather, Place};
-use super::handover;
+use super::handover::{self, Way};
 use super::layout::Layout;
 use super::link::{Link, LinkContext};
-use super::memory::Shelf;
+use super::memory::{Reserve, Shelf};
 use super::mesh::{self, Limits};
 use super::{Abort, Collective, CollectiveError, Group, Handover, Listener, Transport};
 
@@ -43,17 +43,25 @@ impl TcpExchange {
     /// Connects to all other members of the group; returns when every connection stands, or fails within a minute, naming
     /// who is missing. Then carries the state from those who hold it to those who don't.
     pub fn connect(
-        listener: &Listener,
+        (listener, reserve): (&Listener, &mut Reserve),
         group: Group,
         abort: Abort,
         state: Option<Handover<'_>>,
     ) -> Result<TcpExchange, CollectiveError> {
         let layout = Arc::new(Layout::new(&group)?);
         let sockets = mesh::form(listener, &group, &abort, Limits::STANDARD)?;
+        tracing::debug!("connected to all members");
+        let (world, memory_len) = (layout.world(), layout.vectors(layout.rank).memory_len());
+        let shelf = match group.transport {
+            Transport::Fastest => Shelf::new(world, memory_len, reserve),
+            Transport::Tcp => Shelf::private(world, memory_len),
+        };
         if let Some(state) = state {
-            handover::run(state, &sockets, &group, &abort)?;
+            let (group, abort) = (&group, &abort);
+            handover::run(state, &Way { sockets: &sockets, group, abort, shelf: &shelf })?;
+            tracing::debug!("the state is handed over");
         }
-        start(layout, group, abort, sockets)
+        start(layout, group, abort, (sockets, shelf))
     }
 
     #[cfg(test)]
@@ -142,7 +150,7 @@ fn start(
     layout: Arc<Layout>,
     group: Group,
     abort: Abort,
-    sockets: Vec<Option<TcpStream>>,
+    (sockets, shelf): (Vec<Option<TcpStream>>, Shelf),
 ) -> Result<TcpExchange, CollectiveError> {
     let threads = |error: std::io::Error| CollectiveError::Threads { cause: error.to_string() };
     let world = layout.world();
@@ -153,11 +161,7 @@ fn start(
     let (summed, ready) = mpsc::sync_channel(layout.buckets());
     let pool = Pool::new(messages);
     let vectors = layout.vectors(layout.rank);
-    let memory_len = vectors.memory_len();
-    let shelf = Arc::new(match group.transport {
-        Transport::Fastest => Shelf::new(world, memory_len),
-        Transport::Tcp => Shelf::private(world, memory_len),
-    });
+    let shelf = Arc::new(shelf);
     let mut links = Vec::with_capacity(world);
     for (peer, socket) in sockets.into_iter().enumerate() {
         let context = LinkContext {

@@ -93,7 +93,12 @@ impl Cluster {
                         let sockets = mesh::form(listener, &group, &abort, Limits::STANDARD);
                         return Member::Ghost(Ghost { layout, sockets: sockets.unwrap() });
                     }
-                    let exchange = TcpExchange::connect(listener, group, abort, None);
+                    let exchange = TcpExchange::connect(
+                        (listener, &mut Reserve::default()),
+                        group,
+                        abort,
+                        None,
+                    );
                     Member::Real(Box::new(Trainer::new(rank, exchange.unwrap())))
                 })
             };

@@ -1,5 +1,5 @@
-//! Where the gradient vectors of one worker lie in its memory: the sum first, behind it those that its slices are computed
-//! in. Pure arithmetic, which peers that read the memory do alike.
+//! Where the gradient vectors of one worker lie in its memory: behind a line that identifies it the sum, then those that its
+//! slices are computed in. Pure arithmetic, which peers that read the memory do alike.
 
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ impl Vectors {
     }
 
     pub(super) fn sum(&self) -> Span {
-        Span::new(0, self.len)
+        Span::new(self.at(0), self.len)
     }
 
     pub(super) fn slots(&self) -> impl Iterator<Item = Span> + use<> {
@@ -41,7 +41,7 @@ impl Vectors {
 
     /// Vectors start on cache lines.
     fn at(&self, vector: usize) -> usize {
-        vector * self.len.next_multiple_of(LINE_VALUES)
+        LINE_VALUES + vector * self.len.next_multiple_of(LINE_VALUES)
     }
 }
 

@@ -139,6 +139,10 @@ impl ResNet {
         self.geometry
     }
 
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     pub fn params(&self) -> &Buffer {
         &self.buffers.params
     }
@@ -160,6 +164,15 @@ impl ResNet {
             for block in &self.graph.blocks {
                 ops::fill(&self.device, params.view_mut(block.last().gamma), 0.0);
             }
+        }
+        self.pack();
+    }
+
+    /// Writes to all memory that passes use.
+    pub fn touch(&mut self) {
+        let Buffers { activations, vectors, .. } = &mut self.buffers;
+        for buffer in [activations, vectors] {
+            ops::fill(&self.device, buffer.view_mut(buffer.span()), 0.0);
         }
         self.pack();
     }

@@ -13,14 +13,14 @@ use proto::wire::v1::{
 };
 use proto::wire::{CHECKPOINT_BYTES_MAX, CHECKPOINT_FILES_MAX, CHUNK_BYTES_MAX, checkpoint_part};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::mpsc::{Receiver, Sender};
 use tonic::{Code, Status};
 
 use super::connect::Client;
 use super::say;
 use crate::checkpoint::Snapshot;
 use crate::collective::Abort;
-use crate::trainer::{Base, CheckpointFiles, Upload};
+use crate::trainer::{Base, CheckpointFiles, Stall, Upload, Uploads};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DownloadError {
@@ -30,9 +30,25 @@ pub(super) enum DownloadError {
     Damaged { step: u64, problem: String },
 }
 
+impl DownloadError {
+    /// The connection broke, or bytes were lost on their way.
+    fn may_pass(&self) -> bool {
+        match self {
+            DownloadError::Refused { status, .. } => {
+                // A stream that breaks in the middle is unknown or internal to HTTP/2.
+                let passing =
+                    [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown, Code::Internal];
+                passing.contains(&status.code())
+            }
+            DownloadError::Damaged { .. } => true,
+        }
+    }
+}
+
 /// Uploads one generation's checkpoints in the background, one after another.
 #[derive(Debug)]
 pub(super) struct Uploader {
+    stall: Stall,
     client: Client,
     generation: Generation,
     job_id: String,
@@ -51,15 +67,15 @@ impl Uploader {
         reports: Sender<Report>,
     ) -> Uploader {
         let (job_id, world) = (form.job_id.clone(), form.members.len() as u32);
-        let abort = abort.clone();
-        Uploader { client, generation, job_id, rank: form.rank, world, abort, reports }
+        let (abort, stall) = (abort.clone(), Stall::default());
+        Uploader { stall, client, generation, job_id, rank: form.rank, world, abort, reports }
     }
 
-    /// Ends when the sender is dropped and everything is uploaded.
-    pub(super) fn start(self) -> Sender<Upload> {
-        let (sender, receiver) = mpsc::channel(UPLOAD_QUEUE);
-        tokio::spawn(self.run(receiver));
-        sender
+    /// Ends when what it returns is dropped and everything is uploaded.
+    pub(super) fn start(self) -> Uploads {
+        let (uploads, queue) = Uploads::new(self.stall.clone());
+        tokio::spawn(self.run(queue));
+        uploads
     }
 
     async fn run(mut self, mut uploads: Receiver<Upload>) {
@@ -99,12 +115,14 @@ impl Uploader {
     async fn send(&mut self, step: u64, files: Arc<[Encoded]>) {
         let since = Instant::now();
         loop {
-            let Err(status) = self.try_send(step, Arc::clone(&files)).await else { return };
+            let result = self.try_send(step, Arc::clone(&files)).await;
+            let passing = result.as_ref().is_err_and(is_passing);
+            self.stall.set(passing);
+            let Err(status) = result else { return };
             // Only the receipt of an earlier try was lost.
             if status.code() == Code::AlreadyExists {
                 return;
             }
-            let passing = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
             if !passing || since.elapsed() > UPLOAD_PATIENCE || self.abort.is_aborted() {
                 return tracing::warn!(step, "checkpoint not stored: {}", status.message());
             }
@@ -136,6 +154,11 @@ impl Uploader {
             Err(_) => Err(Status::deadline_exceeded(format!("no receipt within {UPLOAD_LIMIT:?}"))),
         }
     }
+}
+
+/// The coordinator is away, for now.
+fn is_passing(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
 }
 
 /// One file of a checkpoint.
@@ -174,8 +197,21 @@ fn chunk(file: u32, bytes: &[u8], left: Range<u64>) -> CheckpointData {
     CheckpointData { file, offset: left.start, crc32: crc32fast::hash(&data), data }
 }
 
-/// Fetches what a generation starts from, unless that is the seed, or what members hold.
-pub(super) async fn download(mut client: Client, form: &Form) -> Result<Base, DownloadError> {
+/// Fetches what a generation starts from, unless that is the seed, or what members hold. Tries again after what may pass.
+pub(super) async fn download(client: Client, form: &Form) -> Result<Base, DownloadError> {
+    let since = Instant::now();
+    loop {
+        match try_download(client.clone(), form).await {
+            Err(error) if error.may_pass() && since.elapsed() < DOWNLOAD_PATIENCE => {
+                tracing::warn!("{error}; trying again");
+                tokio::time::sleep(UPLOAD_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn try_download(mut client: Client, form: &Form) -> Result<Base, DownloadError> {
     let step = form.base_step;
     if !form.holders.is_empty() {
         return Ok(Base::Members);
@@ -206,8 +242,10 @@ pub(super) async fn download(mut client: Client, form: &Form) -> Result<Base, Do
             }
         }
         let incoming = incoming.ok_or_else(|| damaged("the stream is empty"))?;
-        let base = if step == 0 { incoming.weights() } else { incoming.checkpoint() };
-        base.map_err(damaged)
+        // Hashing takes longer than heartbeats may be late.
+        let verify = move || if step == 0 { incoming.weights() } else { incoming.checkpoint() };
+        let base = tokio::task::spawn_blocking(verify).await;
+        base.expect("bytes can be hashed").map_err(damaged)
     };
     let fetched = tokio::time::timeout(UPLOAD_LIMIT, fetch).await;
     fetched.unwrap_or_else(|_| Err(damaged("it took too long")))
@@ -280,13 +318,13 @@ impl Incoming {
     }
 }
 
-/// Snapshots waiting while one is on its way. The training thread may hold a third.
-const UPLOAD_QUEUE: usize = 1;
 /// One transfer. Far above what a ResNet needs on any network worth training over.
 const UPLOAD_LIMIT: Duration = Duration::from_secs(300);
 /// A coordinator that is away is waited for.
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 const UPLOAD_PAUSE: Duration = Duration::from_millis(500);
+/// The others wait for whoever downloads, for a minute at most.
+const DOWNLOAD_PATIENCE: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

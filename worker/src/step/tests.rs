@@ -21,7 +21,7 @@ use proto::Generation;
 
 use self::counting::allocations;
 use super::*;
-use crate::collective::{Group, Listener, Peer, Solo, TcpExchange, Transport};
+use crate::collective::{Group, Listener, Peer, Reserve, Solo, TcpExchange, Transport};
 use crate::conduct::Mark;
 use crate::data::{Share, format};
 use crate::memory::Setting;
@@ -104,7 +104,8 @@ fn counts_of_two(text: &str, transport: Transport) -> [Vec<usize>; 2] {
             timeout: Duration::from_secs(60),
             transport,
         };
-        TcpExchange::connect(&listeners[rank], group, Abort::new(), None).unwrap()
+        TcpExchange::connect((&listeners[rank], &mut Reserve::default()), group, Abort::new(), None)
+            .unwrap()
     };
     thread::scope(|scope| {
         let connect = &connect;
@@ -124,7 +125,7 @@ fn counts(
 ) -> Vec<usize> {
     let (mut run, job) = start(text, slices, connect);
     let mut count = |step: u64| {
-        let plan = StepPlan { step, learning_rate: 0.01, stop_vote: false };
+        let plan = StepPlan { step, learning_rate: 0.01, votes: Votes::default() };
         let mut digest = None;
         let count = allocations(|| digest = Some(run_step(&mut run, &job, plan).unwrap().digest));
         let (generation, digest) = (GENERATION, digest.unwrap());

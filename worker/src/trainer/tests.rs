@@ -53,7 +53,7 @@ impl Harness {
         let (commands, receiver) = sync_channel(8);
         let thread = std::thread::spawn(move || run(&machine, &receiver));
         let (reports_in, reports) = channel(64);
-        let (uploads_in, uploads) = channel(4);
+        let (uploads_in, uploads) = Uploads::new(Stall::default());
         let member = v1::Member {
             worker: "w1".to_owned(),
             incarnation: incarnation.0.to_vec(),
@@ -148,6 +148,44 @@ fn a_stop_ends_after_a_whole_step_with_its_state_handed_over() {
     assert!(matches!(upload, Some(Upload::Checkpoint { snapshot, .. }) if snapshot.step == 1));
     assert!(matches!(harness.uploads.blocking_recv(), Some(Upload::Finished { step: 1 })));
     assert!(harness.next().is_none());
+    harness.end();
+}
+
+#[test]
+fn a_pause_lasts_until_a_seal_and_no_step_is_begun_in_it() {
+    let mut harness = Harness::new(&JOB.replace("epochs = 1", "epochs = 1000"));
+    let reports = harness.formation.as_ref().unwrap().reports.clone();
+    harness.form(|_| {});
+    harness.next();
+    harness.send(Command::Run(Generation(1)));
+    harness.send(Command::Pause(Generation(1)));
+    let paused = loop {
+        match harness.next() {
+            Some(Kind::StepDone(done)) if done.paused => break done,
+            Some(Kind::StepDone(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let generation = Generation(1);
+    harness.send(Command::Seal { generation, attempt: 2, reports });
+    let Some(Kind::Sealed(v1::Sealed { held, .. })) = harness.next() else { panic!("no answer") };
+    let held = held.unwrap();
+    assert_eq!((held.step, held.digest), (paused.step, paused.digest));
+    harness.end();
+}
+
+#[test]
+fn a_pause_that_nothing_follows_ends_by_itself() {
+    let mut harness = Harness::new(&JOB.replace("epochs = 1", "epochs = 1000"));
+    harness.form(|_| {});
+    harness.next();
+    harness.send(Command::Pause(Generation(1)));
+    harness.send(Command::Run(Generation(1)));
+    for (step, pauses) in [(1, true), (2, false)] {
+        let Some(Kind::StepDone(done)) = harness.next() else { panic!("no step {step}") };
+        assert_eq!((done.step, done.paused), (step, pauses));
+    }
+    harness.send(Command::Abandon(Generation(1)));
     harness.end();
 }
 

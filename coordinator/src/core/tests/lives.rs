@@ -223,6 +223,19 @@ fn a_job_that_starts_from_weights_waits_for_its_own_copy_and_says_what_they_are(
 }
 
 #[test]
+fn a_job_that_went_back_by_itself_waits_for_no_full_crew_after_a_restart_either() {
+    let (mut script, members) = Script::running_as(waiting(2), 3);
+    for session in members {
+        script.end_stream(session);
+    }
+    script.pass(RETURN_WITHIN.as_millis() as u64 + 3000);
+    nothing(&mut script, &[]);
+    let mut script = restart(&script);
+    let (_, actions) = script.join_as("w1", "cpu");
+    assert_eq!(formation(&actions).unwrap().members.len(), 1);
+}
+
+#[test]
 fn a_copy_that_fails_ends_the_job() {
     let mut script = Script::new();
     script.submit_with(from_weights("ab12", false));

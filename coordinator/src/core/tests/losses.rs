@@ -179,11 +179,21 @@ fn a_worker_that_leaves_is_let_go_when_the_others_can_go_on_without_it() {
     let expected = "worker w2 leaves in step 2 during computation: asked to terminate; continuing with 1 worker";
     assert_eq!(lines(&actions, Level::Info), [expected]);
     assert_eq!(lines(&actions, Level::Warn), [""; 0]);
-    assert_eq!(plans(&actions, &SEAL), members);
-    let actions = script.seal(&members, 1);
+    assert_eq!((plans(&actions, &Plan::Pause), plans(&actions, &SEAL)), (members.to_vec(), vec![]));
+    assert_eq!(plans(&script.pause(&members, 2), &SEAL), members);
+    let actions = script.seal(&members, 2);
     assert_eq!(plans(&actions, &Plan::Goodbye { reason: String::new() }), members[1..]);
     assert_eq!(formation(&actions).unwrap().members.len(), 1);
     assert_eq!(script.end_stream(members[1]), []);
+}
+
+#[test]
+fn a_worker_that_leaves_does_not_wait_for_a_long_step() {
+    let (mut script, members) = Script::running(1);
+    script.report(members[1], Report::Leaving { reason: "asked to terminate".to_owned() });
+    let wait = PAUSE_TO_LEAVE.as_millis() as u64;
+    assert_eq!(plans(&script.pass(wait), &SEAL), []);
+    assert_eq!(plans(&script.pass(100), &SEAL), members);
 }
 
 #[test]

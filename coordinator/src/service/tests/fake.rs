@@ -123,6 +123,7 @@ impl FakeWorker {
             times,
             gradient_norm,
             skipped: None,
+            paused: false,
         };
         self.say(generation, Report::StepDone(done)).await;
     }

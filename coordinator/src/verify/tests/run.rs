@@ -40,11 +40,12 @@ impl Run {
         script.ready(&[w1], 6);
         script.train(&[w1], 7..=8);
         script.keep(8);
-        script.train(&[w1], 9..=10);
+        script.train(&[w1], 9..=9);
         let w3 = script.join("w3", 3);
         script.report(w3, Report::Warm { job: job() });
         script.now += Duration::from_secs(1);
         script.tell(Event::Tick);
+        script.apply(w1, 10, true);
         script.seal(&[w1], 10);
         script.ready(&[w1, w3], 10);
         script.train(&[w1, w3], 11..=14);
@@ -220,13 +221,23 @@ impl Script {
     fn train(&mut self, sessions: &[SessionId], steps: std::ops::RangeInclusive<u64>) {
         for step in steps {
             for &session in sessions {
-                let (loss, correct, gradient_norm) = (0.5, 9, 1.5);
-                let (digest, times) = (digest(step), PhaseTimes::default());
-                let skipped = None;
-                let done = StepDone { step, digest, loss, correct, gradient_norm, skipped, times };
-                self.report(session, Report::StepDone(done));
+                self.apply(session, step, false);
             }
         }
+    }
+
+    fn apply(&mut self, session: SessionId, step: u64, paused: bool) {
+        let done = StepDone {
+            step,
+            digest: digest(step),
+            loss: 0.5,
+            correct: 9,
+            gradient_norm: 1.5,
+            skipped: None,
+            paused,
+            times: PhaseTimes::default(),
+        };
+        self.report(session, Report::StepDone(done));
     }
 
     fn keep(&mut self, step: u64) {

@@ -38,10 +38,15 @@ fn a_worker_with_another_key_is_refused_and_the_others_go_on_waiting() {
     thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             let group = cluster.groups[0].clone();
-            TcpExchange::connect(&cluster.listeners[0], group, cluster.aborts[0].clone(), None)
+            TcpExchange::connect(
+                (&cluster.listeners[0], &mut Reserve::default()),
+                group,
+                cluster.aborts[0].clone(),
+                None,
+            )
         });
         let stranger = TcpExchange::connect(
-            &cluster.listeners[1],
+            (&cluster.listeners[1], &mut Reserve::default()),
             cluster.groups[1].clone(),
             cluster.aborts[1].clone(),
             None,
@@ -94,14 +99,25 @@ fn a_late_connection_of_an_older_generation_is_dropped_and_the_new_one_forms() {
     let exchanges = thread::scope(|scope| {
         let forming = scope.spawn(|| {
             let (listener, group) = (&cluster.listeners[0], cluster.groups[0].clone());
-            Trainer::new(0, TcpExchange::connect(listener, group, Abort::new(), None).unwrap())
+            Trainer::new(
+                0,
+                TcpExchange::connect(
+                    (listener, &mut Reserve::default()),
+                    group,
+                    Abort::new(),
+                    None,
+                )
+                .unwrap(),
+            )
         });
         let socket = TcpStream::connect(cluster.listeners[0].local_address()).unwrap();
         let deadline = Instant::now() + LONG;
         let late = old.dial(Timed { socket: &socket, deadline }, 0);
         assert!(matches!(late, Err(HandshakeError::Broken(_))), "{late:?}");
         let (listener, group) = (&cluster.listeners[1], cluster.groups[1].clone());
-        let second = TcpExchange::connect(listener, group, Abort::new(), None).unwrap();
+        let second =
+            TcpExchange::connect((listener, &mut Reserve::default()), group, Abort::new(), None)
+                .unwrap();
         vec![forming.join().unwrap(), Trainer::new(1, second)]
     });
     let done = together(&cluster, exchanges, |mut exchange, group| {
@@ -112,7 +128,13 @@ fn a_late_connection_of_an_older_generation_is_dropped_and_the_new_one_forms() {
 
     cluster.groups[0].generation -= 1;
     let older = cluster.groups[0].clone();
-    let error = TcpExchange::connect(&cluster.listeners[0], older, Abort::new(), None).unwrap_err();
+    let error = TcpExchange::connect(
+        (&cluster.listeners[0], &mut Reserve::default()),
+        older,
+        Abort::new(),
+        None,
+    )
+    .unwrap_err();
     assert!(matches!(error, CollectiveError::BadGroup { .. }), "{error}");
 }
 
@@ -134,7 +156,12 @@ fn generation_after_generation_forms_on_the_same_listeners() {
 fn an_abort_ends_forming_whenever_it_comes() {
     let cluster = Cluster::new(&[1, 1], &[10]);
     let connect = |rank: usize, abort: Abort| {
-        TcpExchange::connect(&cluster.listeners[rank], cluster.groups[rank].clone(), abort, None)
+        TcpExchange::connect(
+            (&cluster.listeners[rank], &mut Reserve::default()),
+            cluster.groups[rank].clone(),
+            abort,
+            None,
+        )
     };
     let aborted = CollectiveError::Aborted { reason: "sealed".to_owned() };
     let before = Abort::new();
@@ -169,8 +196,13 @@ fn a_group_that_makes_no_sense_is_refused() {
     for change in broken {
         let mut group = cluster.groups[0].clone();
         change(&mut group);
-        let error =
-            TcpExchange::connect(&cluster.listeners[0], group, Abort::new(), None).unwrap_err();
+        let error = TcpExchange::connect(
+            (&cluster.listeners[0], &mut Reserve::default()),
+            group,
+            Abort::new(),
+            None,
+        )
+        .unwrap_err();
         assert!(matches!(error, CollectiveError::BadGroup { .. }), "{error}");
     }
 }

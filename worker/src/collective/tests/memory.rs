@@ -1,7 +1,7 @@
 //! Workers of one machine: what they keep for each other gives the same bits as what they send.
 
 use super::super::buffer::SEGMENT_LEN;
-use super::super::memory::{OFFER_LEN, Offer, Shelf};
+use super::super::memory::{OFFER_LEN, Offer, Reserve, Shelf};
 use super::*;
 
 #[test]
@@ -52,12 +52,13 @@ fn the_sum_has_the_bits_of_the_tree_when_some_peers_read_and_others_are_sent_cop
 
 #[test]
 fn memory_is_opened_by_whoever_finds_the_proof_in_it() {
-    let shelf = Shelf::new(2, 1000);
+    let mut reserve = Reserve::default();
+    let shelf = Shelf::new(2, 1000, &mut reserve);
     let bytes = shelf.offer().unwrap().encode();
     assert_eq!(bytes.len(), OFFER_LEN);
     let offer = Offer::decode(&bytes).unwrap();
     assert!(offer.take(1000).is_some());
-    assert!(offer.take(999).is_none(), "of another length");
+    assert!(offer.take(1001).is_none(), "it is not that long");
     let changed = |at: usize| {
         let mut bytes = bytes.clone();
         bytes[at] ^= 1;
@@ -67,4 +68,21 @@ fn memory_is_opened_by_whoever_finds_the_proof_in_it() {
     assert!(changed(3).is_none(), "a process that does not exist");
     assert_eq!(Offer::decode(&bytes[1..]), None);
     assert!(Shelf::private(2, 9).offer().is_none() && !Shelf::private(2, 9).taken_by(1));
+}
+
+#[test]
+fn one_exchange_after_the_other_uses_the_same_memory_if_it_is_long_enough() {
+    let mut reserve = Reserve::default();
+    let first = Shelf::new(2, 1000, &mut reserve);
+    let buffer = first.memory().buffer(kernels::Span::new(100, 900));
+    let offer = first.offer();
+    drop(first);
+    assert_ne!(Shelf::new(2, 1000, &mut reserve).offer(), offer, "some of it is still a buffer");
+    drop(buffer);
+    let offer = Shelf::new(2, 1000, &mut reserve).offer();
+    let second = Shelf::new(3, 999, &mut reserve);
+    assert_eq!(second.offer(), offer);
+    second.memory().buffer(kernels::Span::new(100, 899));
+    drop(second);
+    assert_ne!(Shelf::new(2, 1001, &mut reserve).offer(), offer);
 }
