@@ -95,8 +95,8 @@ __device__ __forceinline__ void apply(const T* z, const float* affine, const T* 
 }
 
 // y = act(z * affine[0] + affine[1] + residual), the residual being nothing, `other`, or other * other_affine[0] +
-// other_affine[1]. z, other, y [slices, rows, C], affine [slices, 2, C]. Grid and block as in rows.cuh. `wide`: channels
-// are a multiple of a vector's, and all activations lie on 16 bytes.
+// other_affine[1]. z, other, y [slices, rows, C], affine [slices, 2, C]. Grid and block as in rows.cuh, `wide` as in
+// vectors.cuh.
 //
 // Bytes of DRAM for E elements of size s: 2 E s, with a residual 3 E s.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)

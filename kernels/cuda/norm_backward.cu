@@ -1,5 +1,5 @@
-// BatchNorm, backward, in two passes over an activation [slices, rows, C]: the two sums that every row of a slice needs,
-// then the rows. Kept from forward: z, y where a ReLU followed, and the statistics.
+// BatchNorm, backward, in two passes over an activation [slices, rows, C]: the two sums that every row of a slice
+// needs, then the rows. Kept from forward: z, y where a ReLU followed, and the statistics.
 //
 // Order of the sums of a slice: a thread adds its rows of its block in fp32, first to last; the block adds its threads'
 // in fp32, top to bottom; the second kernel adds the blocks' in fp64: group g of GROUPS takes blocks g, g + GROUPS, ...,

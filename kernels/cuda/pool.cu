@@ -59,11 +59,13 @@ template <bool WIDE, typename T> __device__ __forceinline__ void max_forward(con
 
 // y[n, oh, ow, c] = the largest of its window. x, y [N, H, W, C]. A thread per vector of an output pixel; grid (blocks
 // of an image, N). `wide` as in vectors.cuh.
-extern "C" __global__ void __launch_bounds__(256) max_pool_forward_f32(const float* x, float* y, MaxPool pool, int wide) {
+extern "C" __global__ void __launch_bounds__(256)
+    max_pool_forward_f32(const float* x, float* y, MaxPool pool, int wide) {
   if (wide) max_forward<true>(x, y, pool);
   else max_forward<false>(x, y, pool);
 }
-extern "C" __global__ void __launch_bounds__(256) max_pool_forward_bf16(const bf16* x, bf16* y, MaxPool pool, int wide) {
+extern "C" __global__ void __launch_bounds__(256)
+    max_pool_forward_bf16(const bf16* x, bf16* y, MaxPool pool, int wide) {
   if (wide) max_forward<true>(x, y, pool);
   else max_forward<false>(x, y, pool);
 }
@@ -134,7 +136,8 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 template <bool WIDE, typename T>
-__device__ __forceinline__ void average_forward(const T* __restrict__ x, float* __restrict__ y, int pixels, int channels) {
+__device__ __forceinline__ void average_forward(const T* __restrict__ x, float* __restrict__ y, int pixels,
+                                                int channels) {
   const Place at = place_of_thread<T>(1, 1, channels);
   if (at.valid <= 0) return;
   x += (long long)blockIdx.y * pixels * channels + at.channel;
@@ -152,8 +155,8 @@ __device__ __forceinline__ void average_forward(const T* __restrict__ x, float* 
     if (i < at.valid) y[i] = sums[i] / float(pixels);
 }
 
-// y[n, c] = sum over pixels of x[n, pixel, c] / pixels. x [N, pixels, C], y [N, C] fp32. A thread per vector of channels;
-// grid (blocks of an image's channels, N).
+// y[n, c] = sum over pixels of x[n, pixel, c] / pixels. x [N, pixels, C], y [N, C] fp32. A thread per vector of
+// channels; grid (blocks of an image's channels, N).
 extern "C" __global__ void __launch_bounds__(256)
     average_pool_forward_f32(const float* x, float* y, int pixels, int channels, int wide) {
   if (wide) average_forward<true>(x, y, pixels, channels);

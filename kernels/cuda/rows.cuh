@@ -1,7 +1,7 @@
 // How the threads of a grid share an activation [slices, rows, C], `rows` those of one slice.
 //
-// grid: (blocks of rows, groups of 32 vectors of channels, slices); block: (vectors, rows), at most ROW_THREADS. A vector
-// is what `vectors.cuh` takes at once. A thread has one vector of channels in every blockDim.y-th row of its block's.
+// grid: (blocks of rows, groups of 32 vectors of channels, slices); block: (vectors, rows), at most ROW_THREADS. A
+// vector is what vectors.cuh takes at once. A thread has one vector of channels in every blockDim.y-th row of its block.
 #pragma once
 #include "vectors.cuh"
 

@@ -36,7 +36,8 @@ template <bool WIDE, typename T> __device__ __forceinline__ uint4 load_vector(co
   }
 }
 
-template <bool WIDE, typename T> __device__ __forceinline__ void store_vector(T* p, const float (&v)[LANES<T>], int valid) {
+template <bool WIDE, typename T>
+__device__ __forceinline__ void store_vector(T* p, const float (&v)[LANES<T>], int valid) {
   if constexpr (WIDE) {
     store_16(p, pack<T>(v));
   } else {

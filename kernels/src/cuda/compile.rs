@@ -49,13 +49,14 @@ const SOURCES: &[Source] = sources![
     "elementwise.cu",
     "erase.cu",
     "linear.cu",
+    "loss.cu",
     "mix.cu",
     "norm.cu",
     "norm_backward.cu",
     "peak.cu",
     "pool.cu",
     "sgd.cu",
-    "sums_of_squares.cu",
+    "sums_of_squares.cu"
 ];
 
 /// What the sources may include.
@@ -66,6 +67,7 @@ const HEADERS: &[Source] = sources![
     "conv_stem.cuh",
     "conv_tile.cuh",
     "lanes.cuh",
+    "math.cuh",
     "rows.cuh",
     "spans.cuh",
     "vectors.cuh"

@@ -13,6 +13,7 @@ mod conv;
 mod digest;
 mod elementwise;
 mod linear;
+mod loss;
 mod mix;
 mod norm;
 mod peak;
