@@ -1,6 +1,6 @@
 // The fully connected layer, fp32 throughout: y = x w + bias and its three gradients. x, dx [N, I], w, dw [I, O],
-// y, dy [N, O], bias, d_bias [O]. Each product of two matrices is made in tiles of 64x64 results by 256 threads with 4x4
-// each, from shared memory, 16 terms at a time; blocks: (tiles across, tiles down).
+// y, dy [N, O], bias, d_bias [O]. Each product of two matrices is made in tiles of 64x64 results by 256 threads with
+// 4x4 each, from shared memory, 16 terms at a time; blocks: (tiles across, tiles down).
 //
 // Order: every result is one chain of multiply-adds, first term to last. Gradients of weight and bias are such a chain
 // for each slice; slices are then added over their binary tree, 0 to 1, 2 to 3, then these two sums, and so on.
@@ -108,7 +108,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // dw[i, o] = tree over slices of the sum over a slice's n of x[n, i] * dy[n, o], first to last. A thread keeps the sums
-// of whole subtrees until their neighbours are there: `subtrees[l]` is of 2^l slices.
+// of whole subtrees until their neighbours are there: `subtrees[l]` is of 2^l slices. After the last slice the sum is
+// of all.
 extern "C" __global__ void __launch_bounds__(THREADS)
     linear_weight_grad(const float* x, const float* dy, float* dw, int slices, int slice_batch, int inputs,
                        int outputs) {

@@ -2,8 +2,8 @@
 // needs, then the rows. Kept from forward: z, y where a ReLU followed, and the statistics.
 //
 // Order of the sums of a slice: a thread adds its rows of its block in fp32, first to last; the block adds its threads'
-// in fp32, top to bottom; the second kernel adds the blocks' in fp64: group g of GROUPS takes blocks g, g + GROUPS, ...,
-// then the groups are added, first to last. How many rows a block has depends on the slice's shape alone.
+// in fp32, top to bottom; the second kernel adds the blocks' in fp64: group g of GROUPS takes blocks g, g + GROUPS and
+// so on, then the groups are added, first to last. How many rows a block has depends on the slice's shape alone.
 //
 // Bytes of DRAM for E elements of size s: reduce 4 E s (2 E s without a mask), apply 3 E s.
 #include "rows.cuh"

@@ -7,6 +7,9 @@
 // Bytes of DRAM for X and Y elements of size s: max pooling (X + Y) s, backward 2 (X + Y) s, average X s.
 #include "vectors.cuh"
 
+// Pixels of a window whose loads are on their way at once: a row of the usual one.
+constexpr int COLUMNS_AHEAD = 3;
+
 // All the same for each image, whose elements an int counts. The host passes eight ints in this order.
 struct MaxPool {
   int height, width, channels, kernel, stride, pad, out_height, out_width;
@@ -45,13 +48,21 @@ template <bool WIDE, typename T> __device__ __forceinline__ void max_forward(con
 #pragma unroll
   for (int i = 0; i < LANES<T>; ++i) largest[i] = -__uint_as_float(0x7F800000u);
   for (int row = window.top; row < window.bottom; ++row) {
-#pragma unroll 3
-    for (int column = window.left; column < window.right; ++column) {
-      float v[LANES<T>];
-      unpack<T>(v, load_vector<WIDE>(x + (row * pool.width + column) * pool.channels, at.valid));
+    for (int first = window.left; first < window.right; first += COLUMNS_AHEAD) {
+      uint4 raw[COLUMNS_AHEAD];
 #pragma unroll
-      for (int i = 0; i < LANES<T>; ++i)
-        if (v[i] > largest[i] || v[i] != v[i]) largest[i] = v[i];  // NaN wins, so that a diverged run is seen
+      for (int a = 0; a < COLUMNS_AHEAD; ++a)
+        if (first + a < window.right)
+          raw[a] = load_vector<WIDE>(x + (row * pool.width + first + a) * pool.channels, at.valid);
+#pragma unroll
+      for (int a = 0; a < COLUMNS_AHEAD; ++a) {
+        if (first + a >= window.right) continue;
+        float v[LANES<T>];
+        unpack<T>(v, raw[a]);
+#pragma unroll
+        for (int i = 0; i < LANES<T>; ++i)
+          if (v[i] > largest[i] || v[i] != v[i]) largest[i] = v[i];  // NaN wins, so that a diverged run is seen
+      }
     }
   }
   store_vector<WIDE>(y + (at.row * pool.out_width + at.column) * pool.channels, largest, at.valid);
@@ -92,7 +103,6 @@ __device__ __forceinline__ void max_backward(const T* x, const T* y, const T* dy
   const Place at = place_of_thread<T>(pool.height, pool.width, pool.channels);
   if (at.valid <= 0) return;
   x += (long long)blockIdx.y * pool.height * pool.width * pool.channels + at.channel;
-  dx += (long long)blockIdx.y * pool.height * pool.width * pool.channels + at.channel;
   y += (long long)blockIdx.y * pool.out_height * pool.out_width * pool.channels + at.channel;
   dy += (long long)blockIdx.y * pool.out_height * pool.out_width * pool.channels + at.channel;
   const int pixel = (at.row * pool.width + at.column) * pool.channels;
@@ -119,17 +129,19 @@ __device__ __forceinline__ void max_backward(const T* x, const T* y, const T* dy
         if (first >> i & 1u) sums[i] += gradient[i];
     }
   }
+  dx += (long long)blockIdx.y * pool.height * pool.width * pool.channels + at.channel;
   store_vector<WIDE>(dx + pixel, sums, at.valid);
 }
 
 // The gradient of each window goes to its first maximum, in row order; to nobody where the maximum is NaN. x, dx
-// [N, H, W, C], y, dy [N, OH, OW, C]. A thread per vector of an input pixel; grid (blocks of an image, N).
-extern "C" __global__ void __launch_bounds__(256)
+// [N, H, W, C], y, dy [N, OH, OW, C]. A thread per vector of an input pixel; grid (blocks of an image, N). Two blocks a
+// processor: aiming at more, the compiler keeps fewer registers than it needs.
+extern "C" __global__ void __launch_bounds__(256, 2)
     max_pool_backward_f32(const float* x, const float* y, const float* dy, float* dx, MaxPool pool, int wide) {
   if (wide) max_backward<true>(x, y, dy, dx, pool);
   else max_backward<false>(x, y, dy, dx, pool);
 }
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
     max_pool_backward_bf16(const bf16* x, const bf16* y, const bf16* dy, bf16* dx, MaxPool pool, int wide) {
   if (wide) max_backward<true>(x, y, dy, dx, pool);
   else max_backward<false>(x, y, dy, dx, pool);

@@ -1,7 +1,7 @@
 // How the threads of a grid share an activation [slices, rows, C], `rows` those of one slice.
 //
 // grid: (blocks of rows, groups of 32 vectors of channels, slices); block: (vectors, rows), at most ROW_THREADS. A
-// vector is what vectors.cuh takes at once. A thread has one vector of channels in every blockDim.y-th row of its block.
+// vector is what vectors.cuh takes at once. A thread has one vector in every blockDim.y-th row of its block.
 #pragma once
 #include "vectors.cuh"
 
@@ -44,9 +44,9 @@ __device__ __forceinline__ void channel_numbers(float (&v)[LANES<T>], const floa
   for (int i = 0; i < LANES<T>; ++i) v[i] = shared[int(threadIdx.x) * LANES<T> + i];
 }
 
-// Calls f(v) for each row of the thread, first to last: v[operand][lane] in fp32. With STORED, v[0] is then what goes to
-// `into`, which may be where an operand is. Loads of some rows are issued before the first of them is stored: the compiler
-// can't see that no store meets them.
+// Calls f(v) for each row of the thread, first to last: v[operand][lane] in fp32. With STORED, v[0] is then what goes
+// to `into`, which may be where an operand is. Loads of some rows are issued before the first of them is stored: the
+// compiler can't see that no store meets them.
 template <bool STORED, bool WIDE, typename T, int OPERANDS, typename F>
 __device__ __forceinline__ void each_row(const Rows& rows, int channels, const T* const (&operands)[OPERANDS], T* into,
                                          F f) {
