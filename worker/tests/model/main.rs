@@ -14,3 +14,4 @@ mod sizes;
 mod invariants;
 mod zero_init;
 mod resume;
+mod cuda;

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use dataset::Draws;
 use kernels::ops::{self, Crop};
-use kernels::{Buffer, Device, Isa};
+use kernels::{Buffer, Device, Isa, Span};
 use proto::job::{Model, Optimizer, Rule};
 use worker::layout::Total;
 use worker::model::{Geometry, ResNet, Targets};
@@ -81,10 +81,10 @@ impl Training {
 
     /// Forward and backward of all slices, added over the tree; returns the loss.
     pub(crate) fn gradients(&mut self, images: &Images) -> f64 {
-        let slice_len = self.model.geometry().batch;
-        assert_eq!(images.labels.len(), slice_len * self.slots.len());
+        let samples = self.model.geometry().samples();
+        assert_eq!(images.labels.len(), samples * self.slots.len());
         for slice in 0..self.slots.len() {
-            let part = images.part(slice * slice_len, slice_len);
+            let part = images.part(slice * samples, samples);
             self.forward(slice, &part, images.labels.len());
             self.model.backward(&mut self.slots[slice], &[], &mut |_, _| {});
         }
@@ -103,20 +103,25 @@ impl Training {
     /// A sum over the batch, once `gradients` has run.
     pub(crate) fn total(&self, total: Total) -> f32 {
         let totals = self.model.layout().totals();
-        self.slots[0].host().unwrap()[totals.start + total as usize]
+        let mut found = [0.0];
+        let span = Span::new(totals.start + total as usize, 1);
+        self.slots[0].read(span, &mut found).unwrap();
+        found[0]
     }
 
     /// Forward and loss of one slice. Its gradient vector starts as numbers that must not matter.
     pub(crate) fn forward(&mut self, slice: usize, images: &Images, global_batch: usize) {
         let slot = &mut self.slots[slice];
-        slot.host_mut().unwrap().fill(f32::NAN);
         // What the step writes, not the model: votes and the state.
         let signed = self.model.layout().totals().start + Total::StopVotes as usize;
-        slot.host_mut().unwrap()[signed..].fill(0.0);
+        let mut start = vec![f32::NAN; signed];
+        start.resize(slot.len(), 0.0);
+        slot.write(slot.span(), &start);
         load(&mut self.model, &images.pixels);
+        let slices = self.model.geometry().slices;
         self.model.forward();
         let targets = Targets {
-            labels: ops::Labels::of(&images.labels),
+            labels: ops::Labels { lambda: &vec![1.0; slices], ..ops::Labels::of(&images.labels) },
             label_smoothing: LABEL_SMOOTHING,
             grad_scale: 1.0 / global_batch as f32,
         };
@@ -129,7 +134,7 @@ impl Training {
         let (params, _) = self.model.state_mut();
         self.optimizer.measure(sum).unwrap();
         self.optimizer.update(params, sum, RULE.learning_rate).unwrap();
-        self.model.update_running(sum, self.slots.len());
+        self.model.update_running(sum, self.slots.len() * self.model.geometry().slices);
         self.model.pack();
     }
 
@@ -166,10 +171,12 @@ pub(crate) fn predict(model: &mut ResNet, pixels: &[u8]) -> Vec<f32> {
 }
 
 fn load(model: &mut ResNet, pixels: &[u8]) {
-    let Geometry { slices: _, batch, channels, .. } = model.geometry();
+    let Geometry { slices, batch, channels, .. } = model.geometry();
     let crops = vec![Crop { top: 0, left: 0, flip: false }; batch];
     let (mean, std) = NORMALISATION;
-    model.load(0, pixels, &crops, &vec![mean; channels], &vec![std; channels]);
+    for (slice, pixels) in pixels.chunks_exact(pixels.len() / slices).enumerate() {
+        model.load(slice, pixels, &crops, &vec![mean; channels], &vec![std; channels]);
+    }
 }
 
 pub(crate) fn device(threads: usize, isa: Isa) -> Device {
@@ -182,5 +189,11 @@ pub(crate) fn any_device() -> Device {
 }
 
 pub(crate) fn bits(buffer: &Buffer) -> Vec<u32> {
-    buffer.host().unwrap().iter().map(|value| value.to_bits()).collect()
+    values(buffer).into_iter().map(f32::to_bits).collect()
+}
+
+pub(crate) fn values(buffer: &Buffer) -> Vec<f32> {
+    let mut values = vec![0.0; buffer.len()];
+    buffer.read(buffer.span(), &mut values).unwrap();
+    values
 }
