@@ -6,6 +6,7 @@ use crate::ops::Crop;
 use crate::shape::AugmentShape;
 
 impl CudaDevice {
+    #[expect(clippy::too_many_arguments, reason = "an op names each of its operands")]
     pub(crate) fn augment(
         &self,
         shape: &AugmentShape,

@@ -7,8 +7,8 @@ use super::{CudaDevice, CudaError, CudaView};
 
 impl CudaDevice {
     /// 128 bits of fp32 buffers, one after another: another number anywhere, another order or another length of one of
-    /// them, and they differ. A change of one number is always seen, several may hide each other by a chance of 2^-128.
-    /// Nothing for those who want to deceive.
+    /// them, and they differ. A change of one number is always seen; several hide each other only when they cancel in two
+    /// sums of 64 bits, by accident. Nothing against those who want to deceive.
     ///
     /// # Errors
     /// As those of `Buffer::read`.

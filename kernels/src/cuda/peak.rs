@@ -10,8 +10,9 @@ impl CudaDevice {
     /// Floating-point operations a second in what activations are computed in, the best of a few short runs: tensor cores
     /// for bf16, by the instructions that convolutions use. 0 when the GPU has failed.
     pub(crate) fn peak_flops(&self) -> f64 {
+        // The first run loads the kernel, which may take longer than a run that is long enough.
+        self.chains(1);
         let mut rounds = 1;
-        // The first run loads the kernel.
         while self.chains(rounds).is_some_and(|time| time < LONG_ENOUGH) && rounds < ROUNDS_MAX {
             rounds *= 8;
         }

@@ -35,6 +35,15 @@ pub(crate) fn cpu() -> Device {
     Device::cpu(NonZeroUsize::MIN).unwrap()
 }
 
+/// Whether a grid of a hundred thousand threads takes seconds, not minutes.
+pub(crate) fn runs_large_grids() -> bool {
+    let slow = hardware().is_none() && cuda_mock::sanitizer() == Some("thread");
+    if slow {
+        println!("skipped: under ThreadSanitizer each thread of the mock GPU costs a millisecond");
+    }
+    !slow
+}
+
 /// The GPU to test on instead of the mock.
 fn hardware() -> Option<usize> {
     let number = env::var("KERNELS_TEST_GPU").ok()?;
