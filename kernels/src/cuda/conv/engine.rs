@@ -1,16 +1,16 @@
 //! Which kernel computes a convolution, with which tile, in how many pieces: a pure function of one slice's shape, since it decides
 //! the bits of a result. It looks at no GPU: the same choice serves all that have been thought of, compute capability 8.0 to 9.0.
 //!
-//! Registers of a thread for sm_80 and sm_90a (NVRTC 13.2, none spills), and blocks that an H200's multiprocessor holds:
+//! How many blocks a multiprocessor holds, by their shared memory on an H200 (227 KiB) and by the registers that
+//! `cuda/limits.toml` allows:
 //!
-//! | kernel | registers | shared memory | blocks |
-//! |---|---|---|---|
-//! | `conv_mma_128x128`, `_128x64`, `_64x64` | 124, 124; 159, 164; 112, 112 | 96, 72, 48 KiB | 2, 3, 4 |
-//! | `conv_mma_weight_grad_128x128`, `_128x64`, `_64x64` | 124, 124; 160, 158; 114, 118 | 64, 48, 32 KiB | 2, 3, 4 |
-//! | `conv_stem_even`, `_odd` | 163, 168; 167, 168 | 36 KiB for 7x7 of 3 | 3 |
-//! | `conv_stem_weight_grad` | 114, 110 | 22 KiB for 7x7 of 3 | 2 |
-//! | `conv_simt_f32`, `_bf16` | 113, 121; 115, 125 | 9 KiB | 4 |
-//! | `conv_simt_weight_grad_f32`, `_bf16` | 128, 127; 128, 127 | 9 KiB | 4 |
+//! | kernel | shared memory | blocks |
+//! |---|---|---|
+//! | `conv_mma_128x128`, `_128x64`, `_64x64` | 96, 72, 48 KiB | 2, 3, 4 |
+//! | `conv_mma_weight_grad_128x128`, `_128x64`, `_64x64` | 64, 48, 32 KiB | 2, 3, 4 |
+//! | `conv_stem_even`, `conv_stem_odd` | 35 KiB for 7x7 of 3 channels | 3 |
+//! | `conv_stem_weight_grad` | 21 KiB for 7x7 of 3 channels | 2 |
+//! | `conv_simt`, `conv_simt_weight_grad` | 9 KiB | 4 |
 
 use cudarc::driver::sys::CUdeviceptr;
 

@@ -63,8 +63,8 @@ impl CudaDevice {
         let (source, weights) = (dy.address(element), packed.address(element));
         let operands =
             Operands { source, weights, target: dx.address(element), accumulate, parts: 0 };
-        let slices = one_slice(shape);
-        for walk in Walk::input_grad(&slices) {
+        let slice = one_slice(shape);
+        for walk in Walk::input_grad(&slice) {
             // Pixels that no window covers: there is nothing to add.
             if accumulate == Accumulate::Add && walk.taps() == 0 {
                 continue;
