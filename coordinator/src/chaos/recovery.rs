@@ -31,7 +31,10 @@ pub struct Recoveries {
     pub faults: Vec<Injected>,
     /// Milliseconds from the last step without a worker that came to the first one with it, that step's own time included.
     pub taken_in_ms: Vec<f64>,
+    /// Milliseconds between steps of one generation, one after the other.
+    pub step_ms: Vec<f64>,
     last_commit: Duration,
+    last_generation: u64,
     /// A generation with such a worker.
     grown: Option<u64>,
     waiting: Vec<Waiting>,
@@ -91,8 +94,12 @@ impl Recoveries {
             Seen::Ended(_) => return,
         };
         let gap = now.saturating_sub(std::mem::replace(&mut self.last_commit, now));
+        let gap_ms = gap.as_secs_f64() * 1e3;
+        if std::mem::replace(&mut self.last_generation, generation) == generation {
+            self.step_ms.push(gap_ms);
+        }
         if self.grown.take_if(|grown| *grown == generation).is_some() {
-            self.taken_in_ms.push(gap.as_secs_f64() * 1e3);
+            self.taken_in_ms.push(gap_ms);
         }
         let faults = &mut self.faults;
         self.waiting.retain(|waiting| {

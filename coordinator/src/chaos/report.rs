@@ -27,6 +27,8 @@ pub struct Report {
     pub summaries: Vec<Summary>,
     /// How long the run stood still for each worker, or each few, that it took in.
     pub taken_in_ms: Vec<f64>,
+    /// The usual time between two steps, in the storm too: the median of those that nothing came between.
+    pub step_ms: Option<f64>,
     pub faults: Vec<Injected>,
     pub model_sha256: String,
     /// What `verify` said in its last line.

@@ -126,7 +126,9 @@ fn the_pause_in_which_a_worker_is_taken_in_lies_between_two_steps() {
     commit(&mut recoveries, 180, 2, 12);
     recoveries.take(milliseconds(190), &Seen::Formed { generation: 3, grown: false });
     commit(&mut recoveries, 400, 3, 13);
+    commit(&mut recoveries, 430, 3, 14);
     assert_eq!(recoveries.taken_in_ms, [50.0]);
+    assert_eq!(recoveries.step_ms, [30.0, 30.0]);
 }
 
 #[test]

@@ -126,6 +126,7 @@ fn conclude(
         spells,
         unasked_ends: storm.unasked_ends,
         summaries: Summary::of(&storm.recoveries.faults),
+        step_ms: Percentiles::of(storm.recoveries.step_ms.into_iter()).map(|times| times.p50),
         taken_in_ms: storm.recoveries.taken_in_ms,
         faults: storm.recoveries.faults,
         model_sha256,

@@ -51,14 +51,11 @@ impl Recovery {
         KINDS.into_iter().map(recovery).filter(|recovery| recovery.count > 0).collect()
     }
 
-    /// How long runs stood still to take workers in: between two steps, without the time that a step takes undisturbed.
+    /// How long runs stood still to take workers in: between two steps, without the usual time between two.
     pub(super) fn of_joins(kind: &'static str, reports: &[Value]) -> Recovery {
         let mut times = Vec::new();
         for report in reports {
-            let before = &report["undisturbed"];
-            let [seconds, steps] = [&before["seconds"], &before["steps"]].map(Value::as_f64);
-            let (Some(seconds), Some(steps)) = (seconds, steps) else { continue };
-            let step_ms = if steps > 0.0 { 1e3 * seconds / steps } else { 0.0 };
+            let Some(step_ms) = report["step_ms"].as_f64() else { continue };
             let gaps = report["taken_in_ms"].as_array().into_iter().flatten();
             times.extend(gaps.filter_map(Value::as_f64).map(|gap| (gap - step_ms).max(0.0)));
         }
@@ -218,8 +215,7 @@ mod tests {
         let counts: Vec<_> = found.iter().map(|r| (r.kind, r.count, r.alone.len())).collect();
         assert_eq!(counts, [("kill", 4, 2), (SHORT_PAUSE, 1, 1), (LONG_PAUSE, 1, 1)]);
         assert_eq!(found[0].line(), "4 of kill: p50 200 ms, p99 1200 ms, max 1200 ms (2 alone)");
-        let grown =
-            json!({ "undisturbed": { "steps": 20, "seconds": 2.0 }, "taken_in_ms": [350.0, 90.0] });
+        let grown = json!({ "step_ms": 100.0, "taken_in_ms": [350.0, 90.0] });
         assert_eq!(Recovery::of_joins(SMALL_STATE, &[grown]).all, [0.0, 250.0]);
         let reading = Goodput::of(&json!({
             "asked": "kill 60s", "goodput": 0.98, "faults": [1], "spells": [],
