@@ -65,6 +65,9 @@ pub struct TrainArgs {
     /// Compute threads of each worker [default: processor cores / workers, at least 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
+    /// What workers compute on, as `worker join --devices` says it; several GPUs are dealt out among them.
+    #[arg(long, value_name = "DEVICES", default_value = "any")]
+    pub devices: String,
     /// Where checkpoints, metrics and logs go [default: runs/NAME, after the job].
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,

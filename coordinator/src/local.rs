@@ -20,7 +20,7 @@ use crate::state::{StateDir, StateError};
 use crate::terminal::{Interrupts, Terminal};
 use crew::Crew;
 
-pub use crew::CrewPlan;
+pub use crew::{CrewPlan, Means};
 
 /// A coordinator in this process.
 #[derive(Debug)]

@@ -96,6 +96,9 @@ pub struct Join {
     /// What to compute on: `cpu`, `all` GPUs, GPUs by number such as `0,2`; `any` is all GPUs, or the CPU where there is none.
     #[arg(long, value_name = "DEVICES", default_value = "any")]
     pub devices: Choice,
+    /// Takes one of the GPUs: that of this number, counted round, of those chosen.
+    #[arg(long, value_name = "NUMBER", hide = true)]
+    pub share: Option<usize>,
     /// Compute threads of the CPU device [default: all cores].
     #[arg(long)]
     pub threads: Option<NonZeroUsize>,

@@ -53,8 +53,11 @@ pub fn join(args: &Join) -> Result<(), JoinError> {
     let threads = args.threads.unwrap_or_else(all_cores);
     let device = match devices::choose(&args.devices, kernels::gpus())? {
         Chosen::Cpu => Device::cpu(threads)?,
-        Chosen::Gpus(gpus) if gpus.len() == 1 => devices::open_gpu(gpus[0])?,
-        Chosen::Gpus(gpus) => return Ok(node::run(args, &gpus)?),
+        Chosen::Gpus(gpus) => match args.share {
+            Some(share) => devices::open_gpu(gpus[share % gpus.len()])?,
+            None if gpus.len() == 1 => devices::open_gpu(gpus[0])?,
+            None => return Ok(node::run(args, &gpus)?),
+        },
     };
     tracing::info!("computing on {}", device.describe());
     let options = Options {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use proto::parent::die_with_this_process;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::local::Means;
 use crate::state::token_path;
 
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub struct Cast {
     state: PathBuf,
     address: SocketAddr,
     programs: Programs,
-    threads: u32,
+    means: Means,
     coordinator: Option<Child>,
     pub workers: Vec<Actor>,
 }
@@ -56,7 +57,7 @@ impl Cast {
         state: &Path,
         programs: Programs,
         workers: u32,
-        threads: u32,
+        means: Means,
     ) -> Result<Cast, CastError> {
         let failed = |source| CastError::State { path: state.to_owned(), source };
         crate::disk::create_folders(state).map_err(failed)?;
@@ -71,7 +72,7 @@ impl Cast {
             child: None,
         };
         let workers = (1..=workers).map(actor).collect();
-        Ok(Cast { state, address, programs, threads, coordinator: None, workers })
+        Ok(Cast { state, address, programs, means, coordinator: None, workers })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -95,7 +96,7 @@ impl Cast {
         let mut command = Command::new(&self.programs.worker);
         command.arg("join").arg(self.address.to_string());
         command.arg("--token-file").arg(token_path(&self.state));
-        command.args(["--name", &actor.name, "--threads"]).arg(self.threads.to_string());
+        command.args(["--name", &actor.name]).args(self.means.options(index + 1));
         actor.child = Some(spawn(command, &actor.log)?);
         Ok(())
     }

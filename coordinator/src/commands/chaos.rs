@@ -17,19 +17,19 @@ use crate::chaos::{
     Summary, goodput, total,
 };
 use crate::intake;
-use crate::local::worker_program;
+use crate::local::{Means, worker_program};
 use crate::state::token_path;
 use crate::terminal::Interrupts;
 use crate::verify::{End, verify};
 
-pub(super) async fn train(args: &TrainArgs, plan: &Plan, threads: u32) -> Result<Exit, Failure> {
+pub(super) async fn train(args: &TrainArgs, plan: &Plan, means: Means) -> Result<Exit, Failure> {
     let (text, folder) = intake::read_job_file(&args.job)?;
     let job = proto::Job::parse(&text)
         .map_err(|error| Failure::new(ExitCode::Usage, error.to_string()))?;
     let state = args.state.clone().unwrap_or_else(|| Path::new("runs").join(job.name.as_str()));
     let programs = Programs { coordinator: std::env::current_exe()?, worker: worker_program()? };
     let mut interrupts = Interrupts::listen()?;
-    let mut cast = Cast::new(&state, programs, args.workers, threads)?;
+    let mut cast = Cast::new(&state, programs, args.workers, means)?;
     cast.start_coordinator()?;
     let mut client = reach(&mut cast).await?;
     let TrainArgs { workers, fresh, ref policy, .. } = *args;

@@ -12,12 +12,12 @@ use crate::checkpoints;
 use crate::core::{Cause, JobView, Outcome};
 use crate::driver::{Ended, SubmitError, Submitted};
 use crate::intake;
-use crate::local::{CrewPlan, Local, LocalEnd, LocalError, worker_program};
+use crate::local::{CrewPlan, Local, LocalEnd, LocalError, Means, worker_program};
 use crate::terminal::Terminal;
 
 pub(super) async fn train(args: &TrainArgs, terminal: &Terminal) -> Result<Exit, Failure> {
     if let Some(plan) = &args.chaos {
-        return chaos::train(args, plan, threads(args)).await;
+        return chaos::train(args, plan, means(args)).await;
     }
     let (text, folder) = intake::read_job_file(&args.job)?;
     let read = tokio::task::spawn_blocking(move || intake::read_job(&text, &folder)).await;
@@ -25,7 +25,7 @@ pub(super) async fn train(args: &TrainArgs, terminal: &Terminal) -> Result<Exit,
     let program = worker_program()?;
     let default_state = || Path::new("runs").join(spec.job.name.as_str());
     let state = args.state.clone().unwrap_or_else(default_state);
-    let plan = CrewPlan { program, workers: args.workers, threads: threads(args) };
+    let plan = CrewPlan { program, workers: args.workers, means: means(args) };
 
     let mut local = Local::start(&state).await?;
     let submitted = local.submit(spec, args.workers, args.policy.policy(), args.fresh).await;
@@ -141,9 +141,10 @@ fn ema_sha256(folder: &Path) -> Option<String> {
     manifest.files.get(EMA_FILE).map(|file| file.sha256.clone())
 }
 
-fn threads(args: &TrainArgs) -> u32 {
+fn means(args: &TrainArgs) -> Means {
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
-    args.threads.unwrap_or_else(|| (cores / args.workers).max(1))
+    let threads = args.threads.unwrap_or_else(|| (cores / args.workers).max(1));
+    Means { threads, devices: args.devices.clone() }
 }
 
 /// The command that was typed, without what would start over.

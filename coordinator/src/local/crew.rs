@@ -25,8 +25,24 @@ pub struct CrewPlan {
     /// The `worker` program.
     pub program: PathBuf,
     pub workers: u32,
-    /// Of each worker.
+    pub means: Means,
+}
+
+/// What each worker of this machine computes with.
+#[derive(Clone, Debug)]
+pub struct Means {
     pub threads: u32,
+    /// As `worker join --devices` takes it.
+    pub devices: String,
+}
+
+impl Means {
+    /// Options of `worker join` for the `number`th worker, counted from 1.
+    pub fn options(&self, number: usize) -> [String; 6] {
+        let (threads, share) = (self.threads.to_string(), (number - 1).to_string());
+        let devices = self.devices.clone();
+        ["--threads".into(), threads, "--devices".into(), devices, "--share".into(), share]
+    }
 }
 
 /// Worker processes. Dropped, they are killed.
@@ -62,7 +78,7 @@ impl Crew {
             command.arg("join").arg(coordinator.to_string());
             command.arg("--token-file").arg(state.token_path());
             command.arg("--name").arg(worker.as_str());
-            command.arg("--threads").arg(plan.threads.to_string());
+            command.args(plan.means.options(number as usize));
             command.args(["--wait", "0"]);
             command.args(die_with_this_process());
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

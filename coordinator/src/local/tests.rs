@@ -19,7 +19,8 @@ async fn run(script: &str) -> (Ended, tempfile::TempDir) {
     let spec = intake::read_job(JOB, &digits.canonicalize().unwrap()).unwrap();
     let mut local = Local::start(&folder.path().join("state")).await.unwrap();
     let job = local.submit(spec, 2, Policy::default(), false).await.unwrap().job;
-    let plan = CrewPlan { program, workers: 2, threads: 1 };
+    let plan =
+        CrewPlan { program, workers: 2, means: Means { threads: 1, devices: "cpu".to_owned() } };
     let end = local.run(&job, &plan, &Terminal::quiet()).await.unwrap();
     local.shut_down().await.unwrap();
     match end {
