@@ -145,8 +145,8 @@ pub(super) fn number(value: usize) -> i32 {
     i32::try_from(value).expect("a batch has fewer than 2^31 pixels")
 }
 
-/// Also in `reach_of` of `cuda/conv.cuh` and in `conv_simt_weight_grad.cu`.
-const FARTHEST: usize = 1 << 14;
+/// Half of the distance at which `reach_of` of `cuda/conv.cuh` and `conv_simt_weight_grad.cu` put what is outside.
+const FARTHEST: usize = 1 << 13;
 
 #[cfg(test)]
 mod tests {
