@@ -2,6 +2,7 @@
 // hash of its text. Its kernels are those that the build compiled from that file, run on the emulator.
 #include "launch.hpp"
 
+#include <atomic>
 #include <cstring>
 
 #include "blob.hpp"
@@ -80,8 +81,13 @@ void run_kernel(Device& device, const emu::Kernel& kernel, dim3 grid, dim3 block
     fail(device, illegal_address, kernel.name + ": wrote behind an allocation of " + std::to_string(bytes) + " bytes");
 }
 
-// The bug that the caller asked for with cuda_mock_fail_next, in front of the launch or instead of it.
+// The bug that the caller asked for with cuda_mock_fail_next, or with the environment for the process's launch of a number,
+// counted from 1: in front of the launch or instead of it.
 Work faulty(Work launch) {
+  static const char* text = getenv("CUDA_MOCK_ILLEGAL_ADDRESS_AT");
+  static const u64 at = text ? strtoull(text, nullptr, 10) : 0;
+  static std::atomic<u64> launches{0};
+  if (++launches == at) armed_fault() = fault_illegal_address;
   switch (armed_fault()) {
     case fault_illegal_address:
       launch.run = [](Device& device) { fail(device, illegal_address, "illegal address, as asked for"); };

@@ -59,7 +59,8 @@ pub fn install() -> Result<(), Missing> {
 
 /// The folder of `libcuda.so` and `libnvrtc.so`: as `LD_LIBRARY_PATH` of a process it gives that process a mock GPU.
 /// There the variables `CUDA_MOCK_DEVICES`, `CUDA_MOCK_MEMORY` (bytes) and `CUDA_MOCK_SCHEDULE` (0 lockstep, 1 depth
-/// first, else a seed) stand in for the functions below.
+/// first, else a seed) stand in for the functions below; with `CUDA_MOCK_ILLEGAL_ADDRESS_AT` the launch of that number,
+/// counted from 1, fails.
 ///
 /// # Errors
 /// As [`install`].

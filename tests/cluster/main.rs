@@ -5,6 +5,7 @@ mod bits;
 mod averages;
 mod chaos;
 mod crew;
+mod gpu;
 mod guards;
 mod crowd;
 mod loss;

@@ -12,6 +12,7 @@ mod augment;
 mod conv;
 mod digest;
 mod elementwise;
+mod faults;
 mod linear;
 mod loss;
 mod mix;
