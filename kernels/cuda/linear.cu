@@ -4,6 +4,9 @@
 //
 // Order: every result is one chain of multiply-adds, first term to last. Gradients of weight and bias are such a chain
 // for each slice; slices are then added over their binary tree, 0 to 1, 2 to 3, then these two sums, and so on.
+//
+// Bytes of DRAM: every operand and result once, 4 (N I + I O + N O) for each product. From N = 64 or so on arithmetic
+// is what takes the time.
 #include "portable.cuh"
 
 constexpr int TILE = 64;

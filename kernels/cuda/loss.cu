@@ -4,6 +4,8 @@
 // Order: a sample's sums go over its classes, thread t taking t, t + ROW_THREADS, ..., then over the binary tree of
 // threads. A slice's sums go over its samples, lane l taking l, l + 32, ..., then over the binary tree of lanes, and
 // are rounded to fp32; slices are added over their binary tree, 0 to 1, 2 to 3, then these two sums, and so on.
+//
+// Bytes of DRAM: 8 for each logit; what is read or written again is still in the cache.
 #include "block.cuh"
 #include "math.cuh"
 

@@ -3,6 +3,7 @@
 use super::launch::{Arg, Grid, Kernel};
 use super::memory::Element;
 use super::{CudaDevice, CudaView, CudaViewMut};
+use crate::ops::SLICES_MAX;
 use crate::shape::LinearShape;
 
 impl CudaDevice {
@@ -79,6 +80,9 @@ fn tiles(rows: usize, columns: usize) -> Grid {
     let [down, across] = [rows, columns].map(|size| size.div_ceil(TILE) as u32);
     Grid { blocks: [across, down, 1], threads: [THREADS, 1, 1], shared: 0 }
 }
+
+/// Sums of subtrees of slices are kept in registers, those of a bias in one block.
+const _: () = assert!(SLICES_MAX <= 32, "linear.cu has five levels of subtrees");
 
 const TILE: usize = 64;
 const THREADS: u32 = 256;

@@ -186,10 +186,6 @@ impl CudaView<'_> {
         self.len
     }
 
-    pub(super) fn element(&self) -> Element {
-        self.element
-    }
-
     /// Where numbers of this kind lie; panics when they are of another.
     pub(super) fn address(&self, element: Element) -> sys::CUdeviceptr {
         assert_eq!(self.element, element, "an operand in another precision");

@@ -3,7 +3,8 @@
 
 use super::launch::{Arg, Grid, Kernel, TypedKernel};
 use super::memory::Element;
-use super::{CudaDevice, CudaView, CudaViewMut, vectors};
+use super::vectors::{is_wide, vectors};
+use super::{CudaDevice, CudaView, CudaViewMut};
 use crate::ops::{Activation, Residual};
 use crate::shape::NormShape;
 
@@ -94,7 +95,7 @@ impl CudaDevice {
     }
 }
 
-/// The host's side of `kernels/cuda/rows.cuh`. All of it but `slices` and `is_wide` depends on one slice's shape alone.
+/// The host's side of `kernels/cuda/rows.cuh`. How rows are cut into blocks depends on one slice's shape alone.
 #[derive(Debug)]
 pub(super) struct RowGrid {
     /// Rows of one slice.
@@ -105,12 +106,12 @@ pub(super) struct RowGrid {
     /// Of a block: vectors of channels, rows at a time.
     threads: [u32; 2],
     /// Blocks side by side.
-    pub(super) groups: u32,
+    groups: u32,
 }
 
 impl RowGrid {
     pub(super) fn new(shape: &NormShape, element: Element) -> RowGrid {
-        let vectors = (vectors::vectors(shape.channels, element) as u32).max(1);
+        let vectors = (vectors(shape.channels, element) as u32).max(1);
         let width = vectors.min(ROW_VECTORS);
         RowGrid {
             slice_rows: (shape.rows / shape.slices) as i32,
@@ -139,11 +140,11 @@ impl RowGrid {
 
     /// 1 when all of these activations are read and written a vector at a time.
     pub(super) fn is_wide(&self, activations: [u64; 3]) -> i32 {
-        vectors::is_wide(self.channels as usize, self.element, &activations)
+        is_wide(self.channels as usize, self.element, &activations)
     }
 
-    /// Rows of a thread where a slice shall have about `BLOCKS` blocks: enough for the largest GPU's processors, when it is the
-    /// only slice, and not too many for one thread to add up.
+    /// Rows of a thread in a pass that adds them up: a slice has about `REDUCE_BLOCKS` blocks, which are enough for the
+    /// largest GPU's processors even when it is the only slice, and few enough to be added by one block.
     pub(super) fn reduce_thread_rows(&self) -> u32 {
         let blocks = (REDUCE_BLOCKS / self.groups).max(1);
         (self.slice_rows as u32).div_ceil(self.threads[1] * blocks).clamp(4, 64)

@@ -52,7 +52,7 @@ fn a_sample_does_not_depend_on_its_batch() {
 #[test]
 fn slices_at_once_equal_slices_one_by_one() {
     let Some(device) = device(Precision::Bf16) else { return };
-    for slices in [2, 4, 8] {
+    for slices in [2, 8] {
         let one = LinearShape { slices: 1, batch: 5, inputs: 67, outputs: 9 };
         let all = LinearShape { slices, batch: slices * one.batch, ..one };
         let data = Data::new(&all);
