@@ -20,7 +20,7 @@ fn join(plane: &ControlPlane, name: &str) -> Option<Command> {
     let libraries = match cuda_mock::library_folder() {
         Ok(folder) => folder,
         Err(missing) => {
-            println!("skipped: {missing}");
+            eprintln!("skipped: {missing}");
             return None;
         }
     };

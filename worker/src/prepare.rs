@@ -194,10 +194,7 @@ pub(crate) fn prepare(
     let slices = check_members(machine, form, &job)?;
     let place = (form.data_path.as_str(), form.dataset_fingerprint.as_slice());
     let dataset = open_dataset(machine, &mut memory.datasets, &job, place)?;
-    let timeline = Timeline::new(&job, dataset.train.len() as u64);
-    if form.base_step >= timeline.total_steps() && form.holders.is_empty() {
-        return Err(PrepareError::Plan("the base step is not before the job's end"));
-    }
+    let timeline = timeline(&job, &dataset, form)?;
     continue_unless_abandoned(formation)?;
 
     memory.keep_only(&job_id, &form.job_toml);
@@ -208,10 +205,11 @@ pub(crate) fn prepare(
     let job_text = (&job_id, form.job_toml.as_str());
     let held = memory.held.take();
     let mut held = held.unwrap_or_else(|| Held::new(&device, job_text, &setting));
-    let parameters = held.model.layout().parameters_len();
+    let layout = Arc::new(held.model.layout().clone());
+    let parameters = layout.parameters_len();
     tracing::info!(parameters, memory_mib = need >> 20, "model planned");
     let bucket_len_max = (job.exchange.bucket_mib as usize) << 18; // 4-byte elements in a MiB
-    let buckets = held.model.layout().buckets(bucket_len_max);
+    let buckets = layout.buckets(bucket_len_max);
     let bucket_lens = buckets.iter().map(Range::len).collect();
     let place = (machine, &mut memory.reserve);
     let ready = fill(place, &mut held, &job, (formation, base), bucket_lens);
@@ -236,7 +234,6 @@ pub(crate) fn prepare(
             return Err(PrepareError::Loader(error));
         }
     };
-    let layout = Arc::new(held.model.layout().clone());
     let exchange = collective.as_mut();
     let run = Run {
         gradients: Gradients::new(&device, exchange, slices, held.at_once, buckets),
@@ -250,6 +247,15 @@ pub(crate) fn prepare(
         progress: Arc::clone(&machine.progress),
     };
     Ok(Prepared { run, job, timeline, layout })
+}
+
+/// The job's, which the base step must lie in unless there is a state to hand over.
+fn timeline(job: &Job, dataset: &Dataset, form: &Form) -> Result<Timeline, PrepareError> {
+    let timeline = Timeline::new(job, dataset.train.len() as u64);
+    if form.base_step >= timeline.total_steps() && form.holders.is_empty() {
+        return Err(PrepareError::Plan("the base step is not before the job's end"));
+    }
+    Ok(timeline)
 }
 
 /// Brings the base state into `held` and connects to the peers.

@@ -92,20 +92,17 @@ pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result
     let mut stage = Stage::set_up(root, options)?;
     let (commit, before) = (commit_of(root), load());
     let wanted = |part: Part| options.only.contains(&part);
-    let mut weights = Value::Null;
+    let (mut weights, mut runs, mut same) = (Value::Null, Vec::new(), 0);
     if wanted(Part::Storms) {
         let calm = stage.train(&Ask::digits(NO_FAULTS, options.seed))?;
         weights = calm["model_sha256"].clone();
         say(out, &format!("undisturbed: {}", findings::line(&calm)))?;
-    }
-    let mut runs = Vec::new();
-    if wanted(Part::Storms) {
         runs = storms(&mut stage, options, out)?;
+        same = runs.iter().filter(|report| report["model_sha256"] == weights).count();
+        say(out, &format!("{same} of {} storms ended with the same weights", runs.len()))?;
     }
     let of_storms = |run: &Value| run["faults"].as_array().cloned().unwrap_or_default();
     let faults: Vec<Value> = runs.iter().flat_map(of_storms).collect();
-    let same = runs.iter().filter(|report| report["model_sha256"] == weights).count();
-    say(out, &format!("{same} of {} storms ended with the same weights", runs.len()))?;
     let mut compared = Vec::new();
     if wanted(Part::Goodput) {
         compared = compare(&mut stage, options, out)?;
@@ -124,9 +121,7 @@ pub(crate) fn run(root: &Path, options: &Options, out: &mut dyn Write) -> Result
         say(out, &recovery.line())?;
     }
     let bars = Bar::all(&recoveries, &readings);
-    for bar in &bars {
-        say(out, &bar.line())?;
-    }
+    bars.iter().try_for_each(|bar| say(out, &bar.line()))?;
     let storms = runs.len();
     runs.extend(compared);
     let proved = runs.iter().chain([&large]).filter(|report| report["verified"] == true).count();

@@ -130,7 +130,7 @@ fn a_digest_tells_a_flipped_bit_wherever_it_is_on_any_number_of_threads() {
     let digest_of = |device: &Device, values: &[f32]| {
         let mut buffer = device.alloc(values.len());
         buffer.write(buffer.span(), values);
-        ops::digest(device, [&buffer, &device.alloc(3)].into_iter())
+        ops::digest(device, [&buffer, &device.alloc(3)].into_iter()).unwrap()
     };
     let mut values = Numbers::new(11).vec(len);
     let whole = digest_of(&device(1), &values);

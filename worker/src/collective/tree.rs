@@ -12,10 +12,6 @@ pub struct NodeId {
 }
 
 impl NodeId {
-    fn leaf(slice: u32) -> NodeId {
-        NodeId { level: 0, index: slice }
-    }
-
     fn parent(self) -> NodeId {
         NodeId { level: self.level + 1, index: self.index / 2 }
     }

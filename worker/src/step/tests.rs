@@ -169,7 +169,7 @@ fn start(
     if let Some(ema) = ema {
         ema.start(model.params(), model.running());
     }
-    held.set_mark(GENERATION, 0);
+    held.set_mark(GENERATION, 0).unwrap();
     let buckets = held.model.layout().buckets(BUCKET_LEN_MAX);
     let mut collective = connect(buckets.iter().map(Range::len).collect());
     let gradients = Gradients::new(&device, collective.as_mut(), slices.clone(), 1, buckets);
