@@ -167,8 +167,8 @@ impl Device {
     /// Counts the time of one call of `op`.
     pub(crate) fn timer(&self, op: &'static str, work: Work) -> Timer<'_> {
         match self {
-            Device::Cpu(cpu) => cpu.profile().timer(op, work),
-            Device::Cuda(cuda) => cuda.profile().timer(op, work),
+            Device::Cpu(cpu) => cpu.profile().timer(op, work, None),
+            Device::Cuda(cuda) => cuda.profile().timer(op, work, Some(cuda)),
         }
     }
 

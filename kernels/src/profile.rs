@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::cuda::CudaDevice;
 use crate::device::Family;
 use crate::shape::ConvShape;
 
@@ -70,6 +71,8 @@ pub(crate) struct Timer<'a>(Option<Running<'a>>);
 #[derive(Debug)]
 struct Running<'a> {
     profile: &'a Profile,
+    /// Whose ops run later than they are called: it is waited for before and behind.
+    gpu: Option<&'a CudaDevice>,
     op: &'static str,
     work: Work,
     since: Instant,
@@ -88,18 +91,26 @@ impl Profile {
         times.into_values().collect()
     }
 
-    pub(crate) fn timer(&self, op: &'static str, work: Work) -> Timer<'_> {
+    pub(crate) fn timer<'a>(
+        &'a self,
+        op: &'static str,
+        work: Work,
+        gpu: Option<&'a CudaDevice>,
+    ) -> Timer<'a> {
         let on = self.on.load(Ordering::Relaxed);
         Timer(on.then(|| {
+            catch_up(gpu);
             let (since, busy_since) = (Instant::now(), processor_time());
-            Running { profile: self, op, work, since, busy_since }
+            Running { profile: self, gpu, op, work, since, busy_since }
         }))
     }
 }
 
 impl Drop for Timer<'_> {
     fn drop(&mut self) {
-        let Some(Running { profile, op, work, since, busy_since }) = self.0.take() else { return };
+        let Some(running) = self.0.take() else { return };
+        let Running { profile, gpu, op, work, since, busy_since } = running;
+        catch_up(gpu);
         let (time, busy) = (since.elapsed(), processor_time().saturating_sub(busy_since));
         let key = (op, work.conv.map_or([0; 8], dimensions));
         let empty = OpTime {
@@ -118,6 +129,13 @@ impl Drop for Timer<'_> {
         total.elements += work.elements;
         total.time += time;
         total.busy += busy;
+    }
+}
+
+/// Until what was put on the GPU's stream is through. A fault is told to whoever reads a result.
+fn catch_up(gpu: Option<&CudaDevice>) {
+    if let Some(Err(error)) = gpu.map(|gpu| gpu.finish("time an op")) {
+        drop(error);
     }
 }
 

@@ -15,7 +15,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::Name;
 use proto::job::Stem;
 
-pub use bench::{Bench, BenchCheckpoint, BenchExchange, BenchLoader, BenchSteps, BenchWhat};
+pub use bench::{
+    Bench, BenchCheckpoint, BenchExchange, BenchLoader, BenchSteps, BenchWhat, PrecisionName,
+};
 pub use models::{Describe, Evaluate, Export, FormatName, Predict, TableFormat};
 
 /// Computes its part of every training step, with other workers, as a coordinator plans it.

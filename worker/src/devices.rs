@@ -91,9 +91,9 @@ pub(crate) fn choose(
 }
 
 /// Opens a GPU; its compiled kernels are kept in the user's cache folder.
-pub(crate) fn open_gpu(ordinal: usize) -> Result<Device, DeviceError> {
+pub(crate) fn open_gpu(ordinal: usize, precision: Precision) -> Result<Device, DeviceError> {
     let cache = cache_folder();
-    Device::cuda(ordinal, CudaOptions { precision: Precision::Bf16, cache, patience: PATIENCE })
+    Device::cuda(ordinal, CudaOptions { precision, cache, patience: PATIENCE })
 }
 
 /// `worker devices`: a row for each device, and a line of advice for each problem.
@@ -112,7 +112,7 @@ pub fn devices(_args: &Devices) -> Result<String, DeviceError> {
         Ok(gpus) => {
             for gpu in gpus {
                 let memory = format!("{} GiB", gpu.memory >> 30);
-                let verdict = match open_gpu(gpu.ordinal) {
+                let verdict = match open_gpu(gpu.ordinal, Precision::Bf16) {
                     Ok(device) => format!("{}, kernels compiled", device.kind()),
                     Err(error) => {
                         advice.push(format!("GPU {}: {error}", gpu.ordinal));

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use kernels::{Device, DeviceError};
+use kernels::{Device, DeviceError, Precision};
 use proto::Name;
 use proto::exit::ExitCode;
 use proto::wire::{Token, TokenError};
@@ -51,11 +51,13 @@ pub fn join(args: &Join) -> Result<(), JoinError> {
     }
     let token = find_token(args)?;
     let threads = args.threads.unwrap_or_else(all_cores);
+    // Jobs say in which precision they compute.
+    let open = |gpu| devices::open_gpu(gpu, Precision::Bf16);
     let device = match devices::choose(&args.devices, kernels::gpus())? {
         Chosen::Cpu => Device::cpu(threads)?,
         Chosen::Gpus(gpus) => match args.share {
-            Some(share) => devices::open_gpu(gpus[share % gpus.len()])?,
-            None if gpus.len() == 1 => devices::open_gpu(gpus[0])?,
+            Some(share) => open(gpus[share % gpus.len()])?,
+            None if gpus.len() == 1 => open(gpus[0])?,
             None => return Ok(node::run(args, &gpus)?),
         },
     };

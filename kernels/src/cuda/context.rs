@@ -198,7 +198,7 @@ impl CudaDevice {
     ///
     /// # Errors
     /// What went wrong on this GPU since it was opened, and a hang.
-    pub(super) fn finish(&self, operation: &'static str) -> Result<(), CudaError> {
+    pub(crate) fn finish(&self, operation: &'static str) -> Result<(), CudaError> {
         let record = || self.inner.finished.record(&self.inner.stream);
         if self.attempt(operation, record).is_some() {
             self.wait(&self.inner.finished, operation);

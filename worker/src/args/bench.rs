@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use kernels::Isa;
 use proto::job::{Arch, Stem};
 
@@ -61,6 +61,12 @@ pub struct BenchSteps {
     /// Hold the device to one instruction set: avx512, avx2 or portable.
     #[arg(long, value_parser = isa)]
     pub isa: Option<Isa>,
+    /// Measure the GPU of this number instead of the CPU.
+    #[arg(long, value_name = "NUMBER", conflicts_with = "isa")]
+    pub gpu: Option<usize>,
+    /// What a GPU keeps activations in: bf16 or fp32.
+    #[arg(long, value_enum, default_value = "bf16", requires = "gpu")]
+    pub precision: PrecisionName,
     /// How long to measure; at least five steps are.
     #[arg(long, default_value = "5")]
     pub seconds: u64,
@@ -73,6 +79,13 @@ pub struct BenchSteps {
     /// What `worker bench` starts: the worker of this rank.
     #[arg(long, hide = true)]
     pub rank: Option<usize>,
+}
+
+/// Of activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionName {
+    Bf16,
+    Fp32,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -6,15 +6,16 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use kernels::Device;
+use kernels::{Device, Precision};
 
 use super::crew::{Crew, meet};
 use super::pace::{Round, paced};
 use super::report::{CrewReport, Machine, Report, Spread};
 use super::rig::{Phases, Rig};
 use super::{BenchError, print};
-use crate::args::BenchSteps;
+use crate::args::{BenchSteps, PrecisionName};
 use crate::collective::Transport;
+use crate::devices::open_gpu;
 
 /// Measures, and writes a table or JSON to `out`.
 pub(super) fn run(args: &BenchSteps, out: &mut dyn Write) -> Result<(), BenchError> {
@@ -33,7 +34,14 @@ pub(super) fn run(args: &BenchSteps, out: &mut dyn Write) -> Result<(), BenchErr
 }
 
 fn device(args: &BenchSteps) -> Result<Device, BenchError> {
-    Ok(Device::cpu_with_isa(args.threads(), args.isa())?)
+    let Some(gpu) = args.gpu else {
+        return Ok(Device::cpu_with_isa(args.threads(), args.isa())?);
+    };
+    let precision = match args.precision {
+        PrecisionName::Bf16 => Precision::Bf16,
+        PrecisionName::Fp32 => Precision::Fp32,
+    };
+    Ok(open_gpu(gpu, precision)?)
 }
 
 fn alone(args: &BenchSteps, out: &mut dyn Write) -> Result<(), BenchError> {
