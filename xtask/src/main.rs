@@ -1,5 +1,5 @@
-//! Developer commands that need no shell: `cargo xtask tidy`, `kernels`, `sanitize`, `bench`, `chaos`, `overhead`
-//! and `simulate`. Knows the arguments and the exit code; each command is a module.
+//! Developer commands that need no shell: `cargo xtask tidy`, `kernels`, `sanitize`, `bench`, `chaos`, `overhead`,
+//! `gpu-check` and `simulate`. Knows the arguments and the exit code; each command is a module.
 
 use anyhow::Context;
 use anyhow::Result;
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 mod bench;
 mod chaos;
+mod gpu_check;
 mod kernels;
 mod overhead;
 mod programs;
@@ -42,9 +43,15 @@ fn run() -> Result<ExitCode> {
         }
         ["chaos", ref options @ ..] => run_chaos(options),
         ["overhead"] => run_overhead(),
+        ["gpu-check", ref options @ ..] => {
+            let root =
+                Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
+            gpu_check::run(root, options, &mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
+        }
         ["simulate", ref options @ ..] => run_simulator(options),
         _ => bail!(
-            "unknown command {arguments:?}; usage: cargo xtask tidy, kernels, sanitize, bench PYTHON, chaos, overhead, or simulate"
+            "unknown command {arguments:?}; usage: cargo xtask tidy, kernels, sanitize, bench PYTHON, chaos, overhead, gpu-check, or simulate"
         ),
     }
 }
