@@ -63,13 +63,13 @@ fn a_run_is_repeated_bit_for_bit_whatever_order_threads_take() {
     let images = Images::random(5, 2 * GEOMETRY.batch, GEOMETRY);
     let run = |schedule| {
         let device = gpu(Precision::Bf16)?;
-        cuda_mock::set_schedule(schedule);
+        set_schedule(schedule);
         let mut training = training(&device, Block::Basic, Stem::Cifar, [2, 1]);
         for _ in 0..2 {
             training.step(&images);
         }
         let state = training.state_bits();
-        cuda_mock::set_schedule(Schedule::Lockstep);
+        set_schedule(Schedule::Lockstep);
         Some(state)
     };
     let Some(first) = run(Schedule::Lockstep) else { return };
@@ -99,10 +99,23 @@ fn compare(found: &[f32], expected: &[f32]) -> (f64, f64) {
     (dot / (of_found * of_expected), apart / of_expected)
 }
 
+/// Real hardware takes its own.
+fn set_schedule(schedule: Schedule) {
+    if hardware().is_none() {
+        cuda_mock::set_schedule(schedule);
+    }
+}
+
+/// The GPU to test on instead of the mock.
+fn hardware() -> Option<usize> {
+    let number = std::env::var("KERNELS_TEST_GPU").ok()?;
+    Some(number.parse().expect("KERNELS_TEST_GPU is a GPU's number"))
+}
+
 fn gpu(precision: Precision) -> Option<Device> {
-    let ordinal = match std::env::var("KERNELS_TEST_GPU") {
-        Ok(number) => number.parse().expect("KERNELS_TEST_GPU is a GPU's number"),
-        Err(_) => match cuda_mock::install() {
+    let ordinal = match hardware() {
+        Some(ordinal) => ordinal,
+        None => match cuda_mock::install() {
             Ok(()) => 0,
             Err(missing) => {
                 eprintln!("skipped: KERNELS_TEST_GPU names no GPU, and {missing}");
