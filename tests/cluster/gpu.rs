@@ -59,8 +59,9 @@ fn two_gpus_end_with_the_bits_of_one_though_one_of_them_fails_and_another_dies()
         plane.wait_for_worker(name);
     }
     plane.submit(&job(folder.path()), 2);
-    let (line, _) = plane.running.wait_for(&["worker w1 lost", "illegal"], LIMIT);
+    let (line, _) = plane.running.wait_for(&["worker w1 failed in step", "illegal"], LIMIT);
     assert!(line.contains("GPU 0 failed at or before"), "{line}");
+    assert!(line.contains("continuing with 1 worker"), "{line}");
     let third = Running::spawn(join(&plane, "w3").unwrap());
     plane.running.wait_for(&["on w2", "w3"], LIMIT);
     send(third.id(), Signal::KILL);
