@@ -124,6 +124,14 @@ impl Device {
         }
     }
 
+    /// What went wrong on the device since it was opened. It stays: the device is of no use any more to this process.
+    pub fn fault(&self) -> Option<DeviceError> {
+        match self {
+            Device::Cpu(_) => None,
+            Device::Cuda(cuda) => cuda.fault().map(DeviceError::Cuda),
+        }
+    }
+
     /// What packed weights look like.
     pub fn family(&self) -> Family {
         match self {

@@ -54,14 +54,17 @@ fn two_gpus_end_with_the_bits_of_one_though_one_of_them_fails_and_another_dies()
     // By then it is in the middle of a step.
     let mut faulty = join(&plane, "w1").unwrap();
     faulty.env("CUDA_MOCK_ILLEGAL_ADDRESS_AT", "400");
-    let _workers = [faulty, join(&plane, "w2").unwrap()].map(Running::spawn);
+    let [faulty, _second] = [faulty, join(&plane, "w2").unwrap()].map(Running::spawn);
     for name in ["w1", "w2"] {
         plane.wait_for_worker(name);
     }
     plane.submit(&job(folder.path()), 2);
-    let (line, _) = plane.running.wait_for(&["worker w1 failed in step", "illegal"], LIMIT);
+    let (line, _) = plane.running.wait_for(&["worker w1", "in step", "illegal"], LIMIT);
     assert!(line.contains("GPU 0 failed at or before"), "{line}");
     assert!(line.contains("continuing with 1 worker"), "{line}");
+    let ended = faulty.finish(LIMIT);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("start the worker again"), "{}", ended.stderr);
     let third = Running::spawn(join(&plane, "w3").unwrap());
     plane.running.wait_for(&["on w2", "w3"], LIMIT);
     send(third.id(), Signal::KILL);

@@ -57,24 +57,24 @@ impl FromStr for Choice {
 /// Settles a choice against the GPUs of this machine, or the reason why there are none.
 pub(crate) fn choose(
     choice: &Choice,
-    gpus: Result<Vec<Gpu>, CudaError>,
+    gpus: impl FnOnce() -> Result<Vec<Gpu>, CudaError>,
 ) -> Result<Chosen, DeviceError> {
     let usable = |gpus: Vec<Gpu>| gpus.iter().map(|gpu| gpu.ordinal).collect::<Vec<usize>>();
     let none = CudaError::NoDevice { ordinal: 0, count: 0 };
     match choice {
         Choice::Cpu => Ok(Chosen::Cpu),
         Choice::Gpus(ordinals) => {
-            let count = gpus?.len();
+            let count = gpus()?.len();
             match ordinals.iter().find(|&&ordinal| ordinal >= count) {
                 Some(&ordinal) => Err(CudaError::NoDevice { ordinal, count }.into()),
                 None => Ok(Chosen::Gpus(ordinals.clone())),
             }
         }
-        Choice::AllGpus => match usable(gpus?) {
+        Choice::AllGpus => match usable(gpus()?) {
             gpus if gpus.is_empty() => Err(none.into()),
             gpus => Ok(Chosen::Gpus(gpus)),
         },
-        Choice::Any => match gpus.map(usable) {
+        Choice::Any => match gpus().map(usable) {
             Ok(gpus) if !gpus.is_empty() => Ok(Chosen::Gpus(gpus)),
             Ok(_) => {
                 tracing::info!("the driver knows no GPU: computing on the CPU");
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn without_a_gpu_the_cpu_computes_unless_gpus_were_asked_for() {
         let chosen =
-            |choice: Choice, gpus| choose(&choice, gpus).map_err(|error| error.to_string());
+            |choice: Choice, gpus| choose(&choice, || gpus).map_err(|error| error.to_string());
         let nothing = || Err(CudaError::NoDriver);
         assert_eq!(chosen(Choice::Any, nothing()), Ok(Chosen::Cpu));
         assert_eq!(chosen(Choice::Any, Ok(gpus(0))), Ok(Chosen::Cpu));
@@ -195,7 +195,8 @@ mod tests {
 
     #[test]
     fn a_driver_that_does_not_work_is_not_passed_over() {
-        let broken = CudaError::NoDevice { ordinal: 0, count: 0 };
-        assert!(choose(&Choice::Any, Err(broken)).is_err());
+        let reason = "unknown error".to_owned();
+        let broken = CudaError::Fault { ordinal: 0, operation: "start the driver", reason };
+        assert!(choose(&Choice::Any, || Err(broken)).is_err());
     }
 }

@@ -53,7 +53,7 @@ pub fn join(args: &Join) -> Result<(), JoinError> {
     let threads = args.threads.unwrap_or_else(all_cores);
     // Jobs say in which precision they compute.
     let open = |gpu| devices::open_gpu(gpu, Precision::Bf16);
-    let device = match devices::choose(&args.devices, kernels::gpus())? {
+    let device = match devices::choose(&args.devices, kernels::gpus)? {
         Chosen::Cpu => Device::cpu(threads)?,
         Chosen::Gpus(gpus) => match args.share {
             Some(share) => open(gpus[share % gpus.len()])?,

@@ -26,6 +26,8 @@ pub struct MemoryError {
 #[derive(Clone, Debug)]
 pub(crate) struct Setting<'a> {
     pub(crate) job: &'a Job,
+    /// Whether the model lies in main memory, too.
+    pub(crate) family: Family,
     /// Of a slice.
     pub(crate) geometry: Geometry,
     /// This worker's.
@@ -88,10 +90,12 @@ pub(crate) fn slices_at_once(device: &Device, job: &Job, slice: Geometry) -> usi
     let fits = |&slices: &usize| {
         let geometry = Geometry { slices, ..slice };
         let need = ResNet::elements(Family::Cuda, &job.model, geometry, &sizes);
-        let gradients = slices.ilog2() as usize + 2;
-        let rest = need.total - need.activations + gradients * need.gradient + 2 * need.parameters;
+        // Slices at once spare slots; the sum, the velocity and the averages come to them.
+        let slots = SlicePlan::at_once(0..job.train.slices as u32, slices as u32).slots();
+        let rest = need.total - need.activations + (slots + 2) * need.gradient + need.parameters;
         let bytes = 4 * rest + cuda.activation_bytes() * need.activations;
-        bytes <= cuda.gpu().memory / 10 * 8
+        // Some is left to the working memory of ops.
+        bytes <= cuda.free_memory() / 10 * 9
     };
     let largest = job.train.slices.min(SLICES_MAX).ilog2();
     (0..=largest).rev().map(|level| 1 << level).find(fits).unwrap_or(1)
@@ -103,7 +107,7 @@ pub(crate) fn train_sizes(job: &Job) -> Vec<[usize; 2]> {
 }
 
 fn need(setting: &Setting<'_>) -> u64 {
-    let Setting { job, geometry, slices, workers, decode_threads, dataset_bytes } = setting;
+    let Setting { job, family, geometry, slices, workers, decode_threads, dataset_bytes } = setting;
     let sizes = train_sizes(job);
     let model = ResNet::elements(Family::Cpu, &job.model, *geometry, &sizes);
     let plan = SlicePlan::new(slices.clone());
@@ -115,7 +119,11 @@ fn need(setting: &Setting<'_>) -> u64 {
     // The average, its copy, and its file; it is about as long as a gradient vector.
     let averages = if job.ema.is_some() { 3 * model.gradient } else { 0 };
     let exchange = exchange(model.gradient, *workers);
-    let elements = model.total + model.working + gradients + copies + averages + exchange;
+    let model_here = match family {
+        Family::Cpu => model.total + model.working,
+        Family::Cuda => 0,
+    };
+    let elements = model_here + gradients + copies + averages + exchange;
     let own_size = [geometry.height, geometry.width];
     let pixels = sizes.iter().chain([&own_size]).map(|[height, width]| height * width).max();
     let sample = pixels.unwrap_or_default() * geometry.channels;
@@ -149,7 +157,16 @@ mod tests {
 
     fn setting(job: &Job) -> Setting<'_> {
         let (slices, workers, decode_threads) = (0..8, 1, 2);
-        Setting { job, geometry: GEOMETRY, slices, workers, decode_threads, dataset_bytes: 0 }
+        let family = Family::Cpu;
+        Setting {
+            job,
+            family,
+            geometry: GEOMETRY,
+            slices,
+            workers,
+            decode_threads,
+            dataset_bytes: 0,
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use proto::exit::ExitCode;
+use proto::parent::die_with_this_process;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -58,6 +59,7 @@ fn start(args: &Join, gpu: usize, name: &str, threads: usize) -> io::Result<Chil
     command.args(["--devices", &gpu.to_string(), "--threads", &threads.to_string()]);
     command.args(["--wait", &wait.as_secs().to_string()]);
     command.arg("--state").arg(state);
+    command.args(die_with_this_process());
     if let Some(file) = token_file {
         command.arg("--token-file").arg(file);
     }

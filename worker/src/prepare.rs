@@ -323,6 +323,7 @@ fn setting<'a>(
     };
     Setting {
         job,
+        family: device.family(),
         geometry,
         slices: slices.clone(),
         workers,

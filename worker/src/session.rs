@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 
+use kernels::DeviceError;
 use proto::wire::v1::{self, TroubleKind, report};
 use proto::wire::{TEXT_BYTES_MAX, Token};
 use proto::{Generation, Name};
@@ -142,13 +143,14 @@ impl Standing {
 /// The training thread's commands, and a channel that closes when it ends.
 fn start_trainer(
     machine: Machine,
-) -> Result<(SyncSender<Command>, oneshot::Receiver<()>), SessionError> {
+) -> Result<(SyncSender<Command>, oneshot::Receiver<DeviceError>), SessionError> {
     let (commands, receiver) = std::sync::mpsc::sync_channel(COMMAND_QUEUE);
-    let (alive, ended) = oneshot::channel::<()>();
+    let (alive, ended) = oneshot::channel();
     let thread = std::thread::Builder::new().name("trainer".to_owned()).spawn(move || {
-        // Dropped when the thread ends, by return or by panic.
-        let _alive = alive;
-        trainer::run(&machine, &receiver);
+        // Dropped when the thread panics.
+        if let Some(fault) = trainer::run(&machine, &receiver) {
+            drop(alive.send(fault));
+        }
     });
     thread.map_err(SessionError::Thread)?;
     Ok((commands, ended))
@@ -189,7 +191,7 @@ impl Session<'_> {
         mut self,
         (reports, mut plans): (Sender<v1::Report>, Streaming<v1::Plan>),
         heartbeat: Duration,
-        trainer_ended: &mut oneshot::Receiver<()>,
+        trainer_ended: &mut oneshot::Receiver<DeviceError>,
         mut terminated: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<End, SessionError> {
         let mut heartbeat = tokio::time::interval(heartbeat.max(HEARTBEAT_MIN));
@@ -217,7 +219,10 @@ impl Session<'_> {
                     }
                 }
                 _ = heartbeat.tick() => self.beat(&reports),
-                _ = &mut *trainer_ended => break Err(SessionError::TrainerPanicked),
+                fault = &mut *trainer_ended => break Err(match fault {
+                    Ok(fault) => SessionError::Device(fault),
+                    Err(_) => SessionError::TrainerPanicked,
+                }),
                 () = terminated.as_mut(), if leaving.is_none() => {
                     let reason = "asked to terminate".to_owned();
                     let word = report::Kind::Leaving(v1::Leaving { reason });
@@ -230,8 +235,13 @@ impl Session<'_> {
                 }
             }
         };
-        if matches!(end, Err(SessionError::TrainerPanicked)) {
-            let word = trainer_trouble(&self.standing.progress);
+        let last_word = match &end {
+            Err(SessionError::TrainerPanicked) => Some(TRAINER_PANICKED.to_owned()),
+            Err(SessionError::Device(fault)) => Some(fault.to_string()),
+            _ => None,
+        };
+        if let Some(message) = last_word {
+            let word = trainer_trouble(&self.standing.progress, message);
             drain(reports, plans, self.standing, word).await;
         }
         if leaving.is_some() { end.map(|_| End::Leave) } else { end }
@@ -371,15 +381,17 @@ fn trouble(kind: TroubleKind, message: String) -> report::Kind {
     report::Kind::Trouble(v1::Trouble { kind, phase, message, ..v1::Trouble::default() })
 }
 
-fn trainer_trouble(progress: &Progress) -> report::Kind {
+fn trainer_trouble(progress: &Progress, message: String) -> report::Kind {
     report::Kind::Trouble(v1::Trouble {
         kind: TroubleKind::TroubleInternal.into(),
         step: progress.current_step(),
         phase: progress.phase().into(),
         culprit: String::new(),
-        message: "the training thread panicked; its message is in the worker's log".to_owned(),
+        message,
     })
 }
+
+const TRAINER_PANICKED: &str = "the training thread panicked; its message is in the worker's log";
 
 /// Reports on their way from the training thread to the outbox.
 const REPORT_QUEUE: usize = 256;

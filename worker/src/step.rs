@@ -150,9 +150,11 @@ pub fn run_step(run: &mut Run, job: &Job, plan: StepPlan) -> Result<StepReport, 
         backward(run, plan.step, index)?;
         timer.mark(|times| &mut times.backward);
     }
+    let Gradients { plan: slices, slots, buckets, passage, .. } = &mut run.gradients;
+    passage.leave(&slots[..slices.partials().len()])?;
+    timer.mark(|times| &mut times.backward);
     run.progress.enter(Phase::Exchange);
-    let Gradients { slots, buckets, passage, .. } = &mut run.gradients;
-    passage.leave(plan.step, slots, buckets, &mut *run.collective)?;
+    passage.enter(plan.step, buckets, &mut *run.collective)?;
     for bucket in 0..run.gradients.buckets.len() {
         run.collective.wait(plan.step, bucket)?;
     }

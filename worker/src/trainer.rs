@@ -119,8 +119,9 @@ enum GenerationError {
     SessionEnded,
 }
 
-/// Runs until the session drops its end of `commands`.
-pub fn run(machine: &Machine, commands: &Receiver<Command>) {
+/// Runs until the session drops its end of `commands`, or the device is of no use any more: then it says why, and the session
+/// tells of it.
+pub fn run(machine: &Machine, commands: &Receiver<Command>) -> Option<DeviceError> {
     let mut memory = Memory::default();
     // A command that ends one generation may belong to what follows it.
     let mut next = commands.recv().ok();
@@ -130,7 +131,6 @@ pub fn run(machine: &Machine, commands: &Receiver<Command>) {
             Command::Form(formation) if formation.abort.is_aborted() => {}
             Command::Form(mut formation) => {
                 next = member(machine, &mut memory, &mut formation, commands);
-                machine.progress.enter(Phase::Idle);
             }
             Command::Seal { generation, attempt, reports } => {
                 let mark = memory.held.as_ref().and_then(|held| held.mark);
@@ -143,8 +143,13 @@ pub fn run(machine: &Machine, commands: &Receiver<Command>) {
             // Of a generation that is over.
             Command::Run(_) | Command::Stop(_) | Command::Pause(_) => {}
         }
+        if let Some(fault) = machine.device.fault() {
+            return Some(fault);
+        }
+        machine.progress.enter(Phase::Idle);
         next = next.or_else(|| commands.recv().ok());
     }
+    None
 }
 
 fn get_warm(
@@ -351,12 +356,15 @@ fn describe(error: &GenerationError, progress: &Progress) -> Option<v1::Trouble>
         | GenerationError::Prepare(
             PrepareError::Abandoned | PrepareError::Exchange(CollectiveError::Aborted { .. }),
         ) => return None,
-        GenerationError::Prepare(error) => error.kind(),
         GenerationError::Step(StepError::Exchange(error)) => peer_or_internal(error),
         GenerationError::Step(StepError::Diverged { .. }) => TroubleKind::TroubleDiverged,
-        GenerationError::Step(StepError::Data(LoaderError::Ended) | StepError::Device(_))
+        // The session tells of it, since this thread ends.
+        GenerationError::Step(StepError::Device(_))
         | GenerationError::Evaluation(EvaluationError::Device(_))
-        | GenerationError::Device(_) => TroubleKind::TroubleInternal,
+        | GenerationError::Prepare(PrepareError::Device(_))
+        | GenerationError::Device(_) => return None,
+        GenerationError::Step(StepError::Data(LoaderError::Ended)) => TroubleKind::TroubleInternal,
+        GenerationError::Prepare(error) => error.kind(),
         GenerationError::Step(StepError::Data(LoaderError::Unreadable { .. }))
         | GenerationError::Evaluation(EvaluationError::Unreadable { .. }) => {
             TroubleKind::TroubleDatasetUnreadable

@@ -140,6 +140,17 @@ impl CudaDevice {
         CudaDevice { inner: Arc::clone(&self.inner), precision }
     }
 
+    /// Bytes that nobody has taken; all of them where the driver does not tell.
+    pub fn free_memory(&self) -> usize {
+        let told = self.attempt("ask for free memory", result::mem_get_info);
+        told.map_or(self.gpu().memory, |(free, _)| free)
+    }
+
+    /// What went wrong on this GPU since it was opened; it stays.
+    pub(crate) fn fault(&self) -> Option<CudaError> {
+        self.inner.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Bytes of one number of an activation.
     pub fn activation_bytes(&self) -> usize {
         self.activations().size()

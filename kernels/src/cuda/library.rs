@@ -16,7 +16,11 @@ use super::error::CudaError;
 /// # Errors
 /// Without a driver, or with one that can't start.
 pub fn gpus() -> Result<Vec<Gpu>, CudaError> {
-    load_driver()?;
+    match load_driver() {
+        // What a driver says where it drives nothing.
+        Err(CudaError::NoDevice { count: 0, .. }) => return Ok(Vec::new()),
+        loaded => loaded?,
+    }
     let count = result::device::get_count()
         .map_err(|error| CudaError::fault(0, "count the GPUs", error))?;
     (0..count as usize).map(Gpu::query).collect()

@@ -43,7 +43,8 @@ impl CudaDevice {
         activation: Activation,
         y: CudaViewMut<'_>,
     ) {
-        let element = self.activations();
+        // Activations, or a bias, which is fp32.
+        let element = y.element();
         let (kernel, other, other_affine) = match residual {
             Residual::None => (APPLY, z, affine),
             Residual::Plain(other) => (APPLY_PLAIN, other.cuda(), affine),

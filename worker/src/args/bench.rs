@@ -62,7 +62,7 @@ pub struct BenchSteps {
     #[arg(long, value_parser = isa)]
     pub isa: Option<Isa>,
     /// Measure the GPU of this number instead of the CPU.
-    #[arg(long, value_name = "NUMBER", conflicts_with = "isa")]
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["isa", "workers"])]
     pub gpu: Option<usize>,
     /// What a GPU keeps activations in: bf16 or fp32.
     #[arg(long, value_enum, default_value = "bf16", requires = "gpu")]

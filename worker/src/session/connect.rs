@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use kernels::DeviceError;
 use proto::Incarnation;
 use proto::exit::ExitCode;
 use proto::wire::v1::workers_client::WorkersClient;
@@ -48,6 +49,8 @@ pub enum SessionError {
     TrainerStuck,
     #[error("the training thread panicked; its message is above")]
     TrainerPanicked,
+    #[error("{0}; this process can't use the device any more: start the worker again")]
+    Device(DeviceError),
     #[error(transparent)]
     Exchange(#[from] CollectiveError),
     #[error("draw random bytes: {0}")]
@@ -70,6 +73,7 @@ impl SessionError {
             | SessionError::Thread(_)
             | SessionError::TrainerStuck
             | SessionError::TrainerPanicked
+            | SessionError::Device(_)
             | SessionError::Random(_)
             | SessionError::Signal(_) => ExitCode::Failure,
         }

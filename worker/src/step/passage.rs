@@ -3,10 +3,9 @@
 
 use std::ops::Range;
 
-use kernels::{Buffer, Device, Family};
+use kernels::{Buffer, Device, DeviceError, Family};
 
-use crate::collective::{Collective, SlicePlan};
-use crate::step::StepError;
+use crate::collective::{Collective, CollectiveError, SlicePlan};
 
 #[derive(Debug)]
 pub(super) enum Passage {
@@ -46,23 +45,27 @@ impl Passage {
         matches!(self, Passage::None)
     }
 
-    /// Backward is through: what has not entered the exchange yet does now. `slots` start with this worker's partials.
-    pub(super) fn leave(
-        &mut self,
-        step: u64,
-        slots: &[Buffer],
-        buckets: &[Range<usize>],
-        collective: &mut dyn Collective,
-    ) -> Result<(), StepError> {
+    /// Waits for the end of backward. `own`: this worker's partials, with which the slots start.
+    pub(super) fn leave(&mut self, own: &[Buffer]) -> Result<(), DeviceError> {
         let Passage::ThroughHost { partials, .. } = self else { return Ok(()) };
-        for (from, into) in slots.iter().zip(partials) {
+        for (from, into) in own.iter().zip(partials) {
             let host = into.host_mut().expect("the exchange's memory is host memory");
             from.read(from.span(), host)?;
         }
-        for bucket in 0..buckets.len() {
-            collective.reduce(step, bucket)?;
-        }
         Ok(())
+    }
+
+    /// What did not enter the exchange during backward does now.
+    pub(super) fn enter(
+        &mut self,
+        step: u64,
+        buckets: &[Range<usize>],
+        collective: &mut dyn Collective,
+    ) -> Result<(), CollectiveError> {
+        if self.is_open_during_backward() {
+            return Ok(());
+        }
+        (0..buckets.len()).try_for_each(|bucket| collective.reduce(step, bucket))
     }
 
     /// The exchange has the sum.

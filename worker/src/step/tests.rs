@@ -155,6 +155,7 @@ fn start(
         classes: dataset.classes.len(),
     };
     let setting = Setting {
+        family: kernels::Family::Cpu,
         job: &job,
         geometry,
         slices: slices.clone(),

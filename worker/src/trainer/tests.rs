@@ -31,7 +31,7 @@ learning_rate = 0.1
 /// A training thread and its session's ends of the channels.
 struct Harness {
     commands: SyncSender<Command>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Option<DeviceError>>,
     reports: Receiver<v1::Report>,
     uploads: Receiver<Upload>,
     formation: Option<Formation>,
