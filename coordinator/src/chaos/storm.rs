@@ -157,7 +157,7 @@ impl Storm {
         // What was on record before the fault had its effect.
         self.read_news()?;
         if let Some(name) = &victim {
-            self.watch.holders.remove(name);
+            self.watch.strike(name);
         }
         self.tell(at, blow, victim.as_deref());
         let member = victim.as_ref().is_none_or(|name| self.watch.members.contains(name));

@@ -1,7 +1,7 @@
 //! What happens to a job, as its coordinator puts it on record: read from the journal while it grows, by the code that `verify`
 //! trusts. A coordinator that is away adds nothing for a while; nothing else changes for the reader.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
 use crate::verify::{End, Entry, FrameError, Frames};
@@ -19,6 +19,8 @@ pub struct Watch {
     incarnations: BTreeSet<String>,
     /// Names of those that hold the state: a step counts only when every member has reported it.
     pub holders: BTreeSet<String>,
+    /// The newest generation when each was hit last: only later ones make it a holder again.
+    struck: BTreeMap<String, u64>,
     /// The generation of the newest committed step.
     committed_by: u64,
     /// Newest committed step.
@@ -54,10 +56,17 @@ impl Watch {
             members: BTreeSet::new(),
             incarnations: BTreeSet::new(),
             holders: BTreeSet::new(),
+            struck: BTreeMap::new(),
             committed_by: 0,
             step: 0,
             commits: 0,
         }
+    }
+
+    /// Something was done to this worker: what it holds does not count.
+    pub fn strike(&mut self, name: &str) {
+        self.holders.remove(name);
+        self.struck.insert(name.to_owned(), self.generation);
     }
 
     /// The next piece of news, if there is any yet.
@@ -93,7 +102,11 @@ impl Watch {
             }
             Entry::Committed { generation, step, .. } => {
                 if std::mem::replace(&mut self.committed_by, generation) != generation {
-                    self.holders.clone_from(&self.members);
+                    // A step of a generation that was formed before a member was hit says nothing of its successor.
+                    let struck =
+                        |name: &String| self.struck.get(name).is_some_and(|&at| generation <= at);
+                    self.holders =
+                        self.members.iter().filter(|name| !struck(name)).cloned().collect();
                 }
                 self.step = step;
                 self.commits += 1;
