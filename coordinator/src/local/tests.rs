@@ -52,8 +52,9 @@ async fn a_worker_is_told_where_to_join_and_under_which_name() {
     assert_eq!(words[2], "--token-file");
     assert!(Path::new(words[3]).is_file());
     let own = std::process::id().to_string();
-    let rest = ["--name", "w2", "--threads", "1", "--wait", "0", "--die-with-parent", &own];
-    assert_eq!(words[4..], rest);
+    let means = ["--threads", "1", "--devices", "cpu", "--share", "1"];
+    let rest = ["--wait", "0", "--die-with-parent", &own];
+    assert_eq!(words[4..], [&["--name", "w2"][..], &means, &rest].concat());
 }
 
 #[tokio::test]
