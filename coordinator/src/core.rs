@@ -330,7 +330,7 @@ pub const GAP_MAX: Duration = Duration::from_millis(750);
 pub const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How often members are told which reports they need not keep: what they keep longer costs memory, and is said again to a
 /// coordinator that was away.
-pub const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
+pub const ACKNOWLEDGE_EVERY: Duration = TICK;
 /// A worker silent for this long is lost.
 pub const LOST_AFTER: Duration = Duration::from_millis(2000);
 /// When no member is left, or the coordinator was restarted, members have this long to come back with the state they hold.
